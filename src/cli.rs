@@ -1,0 +1,194 @@
+//! The command line: arguments and where they are dispatched to.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::commands;
+
+/// Fine-tunes LoRA adapters from one YAML file; watch and steer the run from a terminal.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: CommandLine,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CommandLine {
+    /// Start a run (or resume it) and attach the deck
+    Train(TrainArgs),
+    /// Open the deck on a run
+    Attach(AttachArgs),
+    /// Print where a run stands
+    Status(StatusArgs),
+    /// Send a command to a run
+    Send(SendArgs),
+    /// Check a config and its data before anything is trained
+    Check(CheckArgs),
+    /// Write a run's or a checkpoint's adapter in another tool's format
+    Export(ExportArgs),
+    /// Generate text from a base with an adapter
+    Generate(GenerateArgs),
+    /// The runner process itself; started by `train`
+    #[command(hide = true)]
+    Runner(RunnerArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The YAML file
+    #[arg(value_name = "CONFIG", required_unless_present = "config_option")]
+    pub config: Option<PathBuf>,
+    /// The YAML file, as an option
+    #[arg(long = "config", value_name = "CONFIG", conflicts_with = "config")]
+    pub config_option: Option<PathBuf>,
+    /// Set a config key, over the file's value; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Return as soon as the run answers; it goes on by itself
+    #[arg(long, conflicts_with = "headless")]
+    pub detach: bool,
+    /// Stay in the foreground with plain progress lines (the default without a terminal)
+    #[arg(long)]
+    pub headless: bool,
+    /// auto: go on where the run stopped; never: rename the old folder and start anew; or a
+    /// checkpoint's folder
+    #[arg(long, value_name = "auto|never|CKPT", default_value = "auto")]
+    pub resume: String,
+    /// The deck's theme: a name or a YAML file
+    #[arg(long, value_name = "THEME")]
+    pub theme: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The run's folder (default: the newest run under ./output)
+    pub run: Option<PathBuf>,
+    /// Watch only
+    #[arg(long)]
+    pub readonly: bool,
+    /// The deck's theme: a name or a YAML file
+    #[arg(long, value_name = "THEME")]
+    pub theme: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The run's folder (default: the newest run under ./output)
+    pub run: Option<PathBuf>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// The run's folder
+    pub run: PathBuf,
+    /// What to do
+    #[arg(value_enum)]
+    pub action: SendAction,
+    /// For `set`: key=value; for `sample`: a prompt; for `stop`: save (default) or discard
+    pub argument: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SendAction {
+    Pause,
+    Resume,
+    Checkpoint,
+    Export,
+    Sample,
+    Eval,
+    Stop,
+    Set,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The YAML file
+    pub config: PathBuf,
+    /// Set a config key, over the file's value; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Also prove the pipeline: two steps, save, resume, sample, export, in a scratch folder
+    #[arg(long = "try")]
+    pub try_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
+    pub source: PathBuf,
+    /// Formats, separated by commas
+    #[arg(long, value_name = "FORMAT", default_value = "peft")]
+    pub format: String,
+    /// Where to write (default: exports/<format>-step-N in the run's folder)
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The base: a Hugging Face folder, a GGUF file or builtin:tiny-llama
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+    /// An adapter (PEFT folder), with an optional strength: DIR:0.8
+    #[arg(long, value_name = "ADAPTER[:WEIGHT]")]
+    pub lora: Vec<String>,
+    /// The user's message; runs through the chat template
+    #[arg(long)]
+    pub prompt: String,
+    /// Take the prompt as it is, without a chat template
+    #[arg(long)]
+    pub raw: bool,
+    #[arg(long, default_value_t = 128)]
+    pub max_tokens: usize,
+    /// 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f64,
+    /// 0: no limit
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Write the prompt's token ids and logits to this safetensors file (`input_ids` [T], `logits`
+    /// [T, V]) and generate nothing
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct RunnerArgs {
+    /// The request `train` wrote: a JSON file in the run's folder
+    pub request: PathBuf,
+}
+
+/// Runs the chosen subcommand; the value is the process's exit code.
+///
+/// # Errors
+/// What the subcommand reports: see [`crate::error::exit_code`].
+pub fn dispatch(cli: Cli) -> Result<u8> {
+    match cli.command {
+        CommandLine::Train(args) => commands::train::run(args),
+        CommandLine::Attach(args) => commands::attach::run(args),
+        CommandLine::Status(args) => commands::status::run(args),
+        CommandLine::Send(args) => commands::send::run(args),
+        CommandLine::Check(args) => commands::check::run(args),
+        CommandLine::Export(args) => commands::export::run(args),
+        CommandLine::Generate(args) => commands::generate::run(args),
+        CommandLine::Runner(args) => commands::runner::run(args),
+    }
+}

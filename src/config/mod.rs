@@ -1,0 +1,171 @@
+//! The YAML file: its keys, defaults, checks, and which changes may act during a run.
+
+use std::path::PathBuf;
+
+/// A run's settings, complete: every default is filled in, every path absolute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunConfig {
+    /// A path, or `builtin:tiny-llama`.
+    pub base_model: String,
+    pub task_type: TaskType,
+    pub train_data_dir: PathBuf,
+    pub metadata_path: Option<PathBuf>,
+    pub output_dir: PathBuf,
+
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
+    pub lora_dropout: f64,
+    pub target_modules: TargetModules,
+    /// First and last layer (inclusive, from 0) that get adapters; `None`: all.
+    pub layers: Option<(usize, usize)>,
+    pub use_rslora: bool,
+    /// B's learning rate over A's (LoRA+); 1.0 is plain LoRA.
+    pub loraplus_ratio: f64,
+    pub init_from: Option<PathBuf>,
+
+    pub epochs: f64,
+    pub max_steps: Option<u64>,
+    /// Sequences of a micro-batch.
+    pub batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    /// `None`: on a GPU only.
+    pub gradient_checkpointing: Option<bool>,
+    pub max_grad_norm: f64,
+    pub learning_rate: f64,
+    pub lr_scheduler: LrScheduler,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    pub optimizer: Optimizer,
+    pub seed: u64,
+    /// `None`: f32 on the CPU, bf16 on a GPU.
+    pub precision: Option<Precision>,
+    pub device: DeviceChoice,
+
+    pub sequence_len: usize,
+    pub train_on_inputs: bool,
+    /// A Jinja template that replaces the tokenizer's own.
+    pub chat_template: Option<String>,
+    pub skip_bad_records: bool,
+
+    /// Share (below 1) or number (1 and above) of records held out; 0: no eval.
+    pub eval_split: f64,
+    pub eval_steps: u64,
+    pub sample_prompts: Vec<String>,
+    pub sample_steps: u64,
+    pub save_steps: u64,
+    /// Newest checkpoints kept; `None`: all.
+    pub keep_checkpoints: Option<usize>,
+    pub export_formats: Vec<ExportFormat>,
+    /// Keys of image training, kept for `check`; no run uses them in this version.
+    pub resolution: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskType {
+    TextGeneration,
+    TextToImage,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetModules {
+    /// Every linear of the blocks.
+    AllLinear,
+    /// Module names or suffixes: `q_proj`, `self_attn.q_proj`, `layers.0.mlp.up_proj`.
+    Names(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LrScheduler {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optimizer {
+    AdamW,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    Bf16,
+    Fp16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU when there is one and this program was built for it, else the CPU.
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExportFormat {
+    Peft,
+    Diffusers,
+    Kohya,
+    Gguf,
+}
+
+use std::path::Path;
+
+use crate::protocol::{ConfigChange, ConfigEntry};
+
+/// A config file that was read without error.
+#[derive(Clone, Debug)]
+pub struct LoadedConfig {
+    pub config: RunConfig,
+    /// Every key with its value and where that comes from, in the order of the documentation.
+    pub entries: Vec<ConfigEntry>,
+    pub warnings: Vec<Problem>,
+    /// The file (absolute).
+    pub path: PathBuf,
+    /// Its text, as read.
+    pub text: String,
+}
+
+/// Something wrong with a config: what, where, and how to mend it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    pub path: PathBuf,
+    /// From 1; 0 when the problem belongs to no line (a missing key, `--set`).
+    pub line: usize,
+    pub column: usize,
+    pub key: String,
+    /// One sentence, with the value.
+    pub message: String,
+    /// What to do; may be empty.
+    pub fix: String,
+}
+
+/// Reads, completes and checks a config. `sets` are `key=value` (YAML values) that win over the file.
+///
+/// # Errors
+/// Every problem at once, in the order of the file.
+pub fn load(path: &Path, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> {
+    let _ = (path, sets);
+    todo!("config room")
+}
+
+/// What differs between a run's config and an edited one, with when each change acts.
+pub fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {
+    let _ = (running, edited);
+    todo!("config room")
+}
+
+/// Takes over the values of the keys that may change live (and "checkpoint" ones).
+pub fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
+    let _ = (running, edited);
+    todo!("config room")
+}
+
+/// Sets one live key from YAML text, validated as in a file.
+///
+/// # Errors
+/// A sentence: unknown key, bad value, or a key that needs a restart.
+pub fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<RunConfig, String> {
+    let _ = (running, key, value);
+    todo!("config room")
+}

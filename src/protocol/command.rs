@@ -1,0 +1,98 @@
+//! What may be asked of a run: commands change it, queries only read.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Event, Level, RecordPreview};
+
+/// Changes a run. Every command gets an `Ack` event that all decks see.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum Command {
+    Pause,
+    Resume,
+    Checkpoint,
+    /// Exports the adapter as it is now, in every format of `export_formats`.
+    Export,
+    /// Samples now; without a prompt, every prompt of `sample_prompts`.
+    Sample {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prompt: Option<String>,
+    },
+    Eval,
+    Stop {
+        mode: StopMode,
+    },
+    /// Sets a live key for the rest of the run; `value` is YAML.
+    Set {
+        key: String,
+        value: String,
+    },
+}
+
+impl Command {
+    /// The word used on the command line and in the log.
+    pub fn word(&self) -> String {
+        match self {
+            Command::Pause => "pause".into(),
+            Command::Resume => "resume".into(),
+            Command::Checkpoint => "checkpoint".into(),
+            Command::Export => "export".into(),
+            Command::Sample { .. } => "sample".into(),
+            Command::Eval => "eval".into(),
+            Command::Stop {
+                mode: StopMode::Save,
+            } => "stop".into(),
+            Command::Stop {
+                mode: StopMode::Discard,
+            } => "stop (discard)".into(),
+            Command::Set { key, value } => format!("set {key}={value}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopMode {
+    /// Checkpoint, then end: the run can be resumed where it stood.
+    Save,
+    /// End without a checkpoint: steps after the last one are lost.
+    Discard,
+}
+
+/// Reads something that is not an event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum Query {
+    /// Events with `from <= seq < to`, at full resolution, at most `limit` of them.
+    Events { from: u64, to: u64, limit: usize },
+    /// Records `from..from + count` of the training data, as the model sees them.
+    Records { from: usize, count: usize },
+    /// Last `lines` lines of `runner.log`.
+    RunnerLog { lines: usize },
+    /// Text of the watched config file.
+    ConfigFile,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum Reply {
+    Events {
+        events: Vec<Event>,
+    },
+    Records {
+        from: usize,
+        total: usize,
+        records: Vec<RecordPreview>,
+    },
+    RunnerLog {
+        lines: Vec<String>,
+    },
+    ConfigFile {
+        path: String,
+        text: String,
+    },
+    Error {
+        level: Level,
+        message: String,
+    },
+}

@@ -1,0 +1,497 @@
+//! The fold: everything a deck, `status` or a replay knows of a run, from its events alone.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AdapterInfo, BaseInfo, CheckpointReason, ConfigEntry, DataStatistics, Event, EventKind,
+    GpuReading, GpuStatus, HostReading, Level, Num, PhaseName, SampleText, Series, StepMetrics,
+};
+
+/// Lines of log, acks and samples kept for the panes; the event log has them all.
+const LOG_LINES: usize = 500;
+const ACKS: usize = 50;
+const SAMPLES: usize = 200;
+/// Readings of the machine kept for the history lines.
+const HARDWARE_HISTORY: usize = 240;
+/// Steps over which speed is averaged.
+const THROUGHPUT_STEPS: usize = 20;
+
+/// State of a run after `seq` events.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    pub seq: u64,
+    /// Time of the last event.
+    pub time: f64,
+    pub protocol: u32,
+    pub program: String,
+    pub run: String,
+    pub run_dir: String,
+    pub pid: u32,
+    pub config: Vec<ConfigEntry>,
+    pub config_path: Option<String>,
+    /// Of the first runner, and of the present one.
+    pub first_started: f64,
+    pub started: f64,
+    pub resumes: u32,
+
+    pub phase: PhaseName,
+    pub phase_detail: String,
+    pub phase_since: f64,
+    pub error: Option<String>,
+
+    pub device: String,
+    pub base: BaseInfo,
+    pub adapter: AdapterInfo,
+    pub data: Option<DataStatistics>,
+
+    pub total_steps: u64,
+    pub steps_per_epoch: u64,
+    /// Metrics of the last step; `step` is 0 before the first.
+    pub last: StepMetrics,
+    pub throughput: Throughput,
+
+    pub loss: Series,
+    pub learning_rate: Series,
+    pub grad_norm: Series,
+    pub tokens_per_second: Series,
+    /// Held-out losses by step.
+    pub evals: Vec<(u64, Num)>,
+    pub base_eval_loss: Option<Num>,
+    pub marks: Marks,
+
+    pub samples: VecDeque<SampleLine>,
+    pub checkpoints: Vec<CheckpointLine>,
+    pub exports: Vec<ExportLine>,
+
+    pub gpu: Option<GpuStatus>,
+    pub host: Option<HostReading>,
+    /// Of the device in use, else the first: memory used, percent of utilisation.
+    pub gpu_history: VecDeque<(u64, u32)>,
+    /// Percent of all cores, resident bytes of the runner.
+    pub host_history: VecDeque<(f32, u64)>,
+
+    pub acks: VecDeque<AckLine>,
+    pub log: VecDeque<LogLine>,
+}
+
+/// Steps at which something happened, for marks in the charts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Marks {
+    pub non_finite: Vec<u64>,
+    pub pauses: Vec<u64>,
+    pub config_changes: Vec<u64>,
+    pub resumes: Vec<u64>,
+}
+
+/// Speed over the last steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Tokens, computing seconds, wall seconds without pauses; newest last.
+    recent: VecDeque<(u64, f64, f64)>,
+    /// Time of the last event from which the next step's wall time counts.
+    since: f64,
+}
+
+impl Throughput {
+    fn step(&mut self, time: f64, metrics: &StepMetrics) {
+        let wall = (time - self.since).max(metrics.seconds);
+        self.since = time;
+        self.recent
+            .push_back((metrics.tokens, metrics.seconds, wall));
+        if self.recent.len() > THROUGHPUT_STEPS {
+            self.recent.pop_front();
+        }
+    }
+
+    /// Tokens that are not padding, per second of computation.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let (tokens, seconds) = self
+            .recent
+            .iter()
+            .fold((0, 0.0), |(t, s), &(tokens, seconds, _)| {
+                (t + tokens, s + seconds)
+            });
+        (seconds > 0.0).then(|| tokens as f64 / seconds)
+    }
+
+    /// Wall seconds a step takes, evals and saves included, pauses not.
+    pub fn seconds_per_step(&self) -> Option<f64> {
+        let n = self.recent.len();
+        (n > 0).then(|| self.recent.iter().map(|r| r.2).sum::<f64>() / n as f64)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    pub step: u64,
+    pub sample: SampleText,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointLine {
+    pub step: u64,
+    pub time: f64,
+    pub path: String,
+    pub bytes: u64,
+    pub reason: CheckpointReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportLine {
+    pub step: u64,
+    pub time: f64,
+    pub format: String,
+    pub path: String,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AckLine {
+    pub time: f64,
+    pub id: u64,
+    pub sender: String,
+    pub command: String,
+    pub ok: bool,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub time: f64,
+    pub step: u64,
+    pub level: Level,
+    pub text: String,
+}
+
+impl RunState {
+    /// Folds one event in. Pure: depends on nothing but the state and the event. An event that
+    /// was already folded (`seq` not above the state's) changes nothing.
+    pub fn apply(&mut self, event: &Event) {
+        if event.seq <= self.seq {
+            return;
+        }
+        self.seq = event.seq;
+        self.time = event.time;
+        let time = event.time;
+        match &event.kind {
+            EventKind::Started {
+                protocol,
+                program,
+                run,
+                run_dir,
+                pid,
+                config,
+                config_path,
+            } => {
+                if self.first_started == 0.0 {
+                    self.first_started = time;
+                }
+                self.started = time;
+                self.protocol = *protocol;
+                self.program = program.clone();
+                self.run = run.clone();
+                self.run_dir = run_dir.clone();
+                self.pid = *pid;
+                self.config = config.clone();
+                self.config_path = config_path.clone();
+                self.error = None;
+                self.throughput = Throughput::default();
+                self.enter(PhaseName::Loading, "", time);
+                self.log(time, Level::Info, format!("runner started, pid {pid}"));
+            }
+            EventKind::Resumed {
+                step,
+                epoch,
+                total_tokens,
+                checkpoint,
+            } => {
+                self.resumes += 1;
+                for series in [
+                    &mut self.loss,
+                    &mut self.learning_rate,
+                    &mut self.grad_norm,
+                    &mut self.tokens_per_second,
+                ] {
+                    series.truncate_after(*step);
+                }
+                self.evals.retain(|(s, _)| s <= step);
+                self.samples.retain(|s| s.step <= *step);
+                self.checkpoints.retain(|c| c.step <= *step);
+                for marks in [
+                    &mut self.marks.non_finite,
+                    &mut self.marks.pauses,
+                    &mut self.marks.config_changes,
+                    &mut self.marks.resumes,
+                ] {
+                    marks.retain(|s| s <= step);
+                }
+                self.marks.resumes.push(*step);
+                if self.last.step != *step {
+                    self.last = StepMetrics {
+                        step: *step,
+                        epoch: *epoch,
+                        loss: Num(self.loss.last().map_or(f64::NAN, |l| l.1)),
+                        learning_rate: self.learning_rate.last().map_or(0.0, |l| l.1),
+                        grad_norm: Num(self.grad_norm.last().map_or(f64::NAN, |l| l.1)),
+                        total_tokens: *total_tokens,
+                        ..StepMetrics::default()
+                    };
+                }
+                self.log(
+                    time,
+                    Level::Info,
+                    format!("resumed after step {step} from {checkpoint}"),
+                );
+            }
+            EventKind::Phase {
+                phase,
+                detail,
+                error,
+            } => {
+                if *phase == PhaseName::Paused && self.phase != PhaseName::Paused {
+                    self.marks.pauses.push(self.last.step);
+                }
+                self.enter(*phase, detail, time);
+                if let Some(error) = error {
+                    self.error = Some(error.clone());
+                    self.log(time, Level::Error, error.clone());
+                }
+            }
+            EventKind::Model {
+                device,
+                base,
+                adapter,
+            } => {
+                self.device = device.clone();
+                self.base = base.clone();
+                self.adapter = adapter.clone();
+            }
+            EventKind::Data { statistics } => self.data = Some(statistics.clone()),
+            EventKind::Plan {
+                total_steps,
+                steps_per_epoch,
+            } => {
+                self.total_steps = *total_steps;
+                self.steps_per_epoch = *steps_per_epoch;
+            }
+            EventKind::Step(metrics) => {
+                self.throughput.step(time, metrics);
+                self.loss.push(metrics.step, metrics.loss.0);
+                self.learning_rate.push(metrics.step, metrics.learning_rate);
+                self.grad_norm.push(metrics.step, metrics.grad_norm.0);
+                if metrics.seconds > 0.0 {
+                    self.tokens_per_second
+                        .push(metrics.step, metrics.tokens as f64 / metrics.seconds);
+                }
+                self.last = metrics.clone();
+            }
+            EventKind::NonFinite {
+                step,
+                loss,
+                in_a_row,
+                ..
+            } => {
+                self.marks.non_finite.push(*step);
+                self.log(
+                    time,
+                    Level::Warning,
+                    format!(
+                        "step {step} skipped: loss or gradient is not finite (loss {}, {in_a_row} in a row)",
+                        loss.0
+                    ),
+                );
+            }
+            EventKind::Eval {
+                step,
+                loss,
+                base_loss,
+                seconds,
+                ..
+            } => {
+                self.evals.retain(|(s, _)| s != step);
+                self.evals.push((*step, *loss));
+                if base_loss.is_some() {
+                    self.base_eval_loss = *base_loss;
+                }
+                self.log(
+                    time,
+                    Level::Info,
+                    format!(
+                        "held-out loss {:.4} at step {step} ({seconds:.1} s)",
+                        loss.0
+                    ),
+                );
+            }
+            EventKind::Sample { step, samples, .. } => {
+                for sample in samples {
+                    self.samples.push_back(SampleLine {
+                        step: *step,
+                        sample: sample.clone(),
+                    });
+                    if self.samples.len() > SAMPLES {
+                        self.samples.pop_front();
+                    }
+                }
+            }
+            EventKind::Checkpoint {
+                step,
+                path,
+                bytes,
+                reason,
+                ..
+            } => {
+                self.checkpoints.retain(|c| c.path != *path);
+                self.checkpoints.push(CheckpointLine {
+                    step: *step,
+                    time,
+                    path: path.clone(),
+                    bytes: *bytes,
+                    reason: *reason,
+                });
+                self.log(time, Level::Info, format!("checkpoint {path}"));
+            }
+            EventKind::CheckpointDeleted { path } => {
+                self.checkpoints.retain(|c| c.path != *path);
+            }
+            EventKind::Export {
+                step,
+                format,
+                path,
+                bytes,
+            } => {
+                self.exports.retain(|e| e.path != *path);
+                self.exports.push(ExportLine {
+                    step: *step,
+                    time,
+                    format: format.clone(),
+                    path: path.clone(),
+                    bytes: *bytes,
+                });
+                self.log(time, Level::Info, format!("exported {format} to {path}"));
+            }
+            EventKind::Hardware { gpu, host } => {
+                if let GpuStatus::Present { gpus } = gpu
+                    && let Some(g) = main_gpu(gpus)
+                {
+                    self.gpu_history
+                        .push_back((g.memory_used, g.utilization.unwrap_or(0)));
+                    if self.gpu_history.len() > HARDWARE_HISTORY {
+                        self.gpu_history.pop_front();
+                    }
+                }
+                self.host_history.push_back((host.cpu, host.memory_run));
+                if self.host_history.len() > HARDWARE_HISTORY {
+                    self.host_history.pop_front();
+                }
+                self.gpu = Some(gpu.clone());
+                self.host = Some(host.clone());
+            }
+            EventKind::ConfigChanged {
+                source,
+                changes,
+                errors,
+            } => {
+                for change in changes {
+                    if change.applies != "restart"
+                        && let Some(entry) = self.config.iter_mut().find(|e| e.key == change.key)
+                    {
+                        entry.value = change.new.clone();
+                        entry.source = source.clone();
+                    }
+                    self.log(
+                        time,
+                        Level::Info,
+                        format!(
+                            "{source}: {} {} -> {} ({})",
+                            change.key, change.old, change.new, change.applies
+                        ),
+                    );
+                }
+                if changes.iter().any(|c| c.applies != "restart") {
+                    self.marks.config_changes.push(self.last.step);
+                }
+                for error in errors {
+                    self.log(
+                        time,
+                        Level::Warning,
+                        format!("{source}: {error} (the old values stay)"),
+                    );
+                }
+            }
+            EventKind::Ack {
+                id,
+                sender,
+                command,
+                ok,
+                message,
+            } => {
+                self.acks.push_back(AckLine {
+                    time,
+                    id: *id,
+                    sender: sender.clone(),
+                    command: command.clone(),
+                    ok: *ok,
+                    message: message.clone(),
+                });
+                if self.acks.len() > ACKS {
+                    self.acks.pop_front();
+                }
+                let level = if *ok { Level::Info } else { Level::Warning };
+                self.log(time, level, format!("{command}: {message} ({sender})"));
+            }
+            EventKind::Message(message) => self.log(time, message.level, message.text.clone()),
+            EventKind::Finished { step, .. } => {
+                self.enter(PhaseName::Done, "", time);
+                self.log(time, Level::Info, format!("finished after {step} steps"));
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: PhaseName, detail: &str, time: f64) {
+        // Time spent paused or loading is not the next step's.
+        if matches!(
+            self.phase,
+            PhaseName::Paused | PhaseName::Loading | PhaseName::Pausing
+        ) {
+            self.throughput.since = time;
+        }
+        if self.phase != phase {
+            self.phase_since = time;
+        }
+        self.phase = phase;
+        self.phase_detail = detail.to_owned();
+    }
+
+    fn log(&mut self, time: f64, level: Level, text: String) {
+        self.log.push_back(LogLine {
+            time,
+            step: self.last.step,
+            level,
+            text,
+        });
+        if self.log.len() > LOG_LINES {
+            self.log.pop_front();
+        }
+    }
+
+    /// Last held-out loss.
+    pub fn eval_loss(&self) -> Option<f64> {
+        self.evals.last().map(|(_, loss)| loss.0)
+    }
+
+    /// Seconds to the last step at the present speed; `None` before the first step and at an end.
+    pub fn eta_seconds(&self) -> Option<f64> {
+        if self.phase.is_end() {
+            return None;
+        }
+        let left = self.total_steps.checked_sub(self.last.step)?;
+        Some(self.throughput.seconds_per_step()? * left as f64)
+    }
+}
+
+/// The device in use, else the first.
+fn main_gpu(gpus: &[GpuReading]) -> Option<&GpuReading> {
+    gpus.iter().find(|g| g.in_use).or_else(|| gpus.first())
+}
