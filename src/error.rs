@@ -15,10 +15,9 @@ impl fmt::Display for InputError {
 
 impl std::error::Error for InputError {}
 
-impl InputError {
-    pub fn new(message: impl Into<String>) -> anyhow::Error {
-        anyhow::Error::new(InputError(message.into()))
-    }
+/// An [`InputError`] as the error every room returns.
+pub fn input_error(message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(InputError(message.into()))
 }
 
 /// The process's exit code for an error.
