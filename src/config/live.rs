@@ -2,8 +2,9 @@
 
 use super::RunConfig;
 use super::keys::{self, Applies, KEYS};
-use super::load::{from_text, impossible, read, sentence, used_keys};
+use super::load::{from_text, read, sentence, used_keys};
 use super::names::{Advice, advise};
+use super::rules::impossible;
 use super::values::shown;
 use crate::protocol::ConfigChange;
 

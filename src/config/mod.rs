@@ -1,11 +1,13 @@
 //! The YAML file: its keys, defaults, checks, and which changes may act during a run.
 
 mod keys;
+mod kinds;
 mod live;
 mod load;
 mod names;
 mod paths;
 mod read;
+mod rules;
 mod values;
 
 #[cfg(test)]
