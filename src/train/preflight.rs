@@ -86,14 +86,13 @@ pub(super) fn parameters(set: &LoraSet) -> u64 {
         .sum()
 }
 
-fn space(
-    config: &RunConfig,
-    set: &LoraSet,
-    plan: Plan,
-    folders: &Folders,
-) -> Result<Vec<String>> {
-    let stat = rustix::fs::statvfs(&folders.checkpoints)
-        .with_context(|| format!("asking for the space left at {}", folders.checkpoints.display()))?;
+fn space(config: &RunConfig, set: &LoraSet, plan: Plan, folders: &Folders) -> Result<Vec<String>> {
+    let stat = rustix::fs::statvfs(&folders.checkpoints).with_context(|| {
+        format!(
+            "asking for the space left at {}",
+            folders.checkpoints.display()
+        )
+    })?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let one = checkpoint_bytes(set);
     let exports = parameters(set) * 4 + OVERHEAD;
