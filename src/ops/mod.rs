@@ -27,6 +27,7 @@ pub use attention::{Heads, Span, attention};
 pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use head::cross_entropy;
+pub(crate) use head::tokens_at_once;
 pub use linear::frozen_linear;
 pub use lora::{LoraTerm, lora_linear};
 pub use norm::rms_norm;

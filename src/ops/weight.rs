@@ -134,6 +134,11 @@ impl HostWeight {
         self.rows
     }
 
+    /// The numbers of one row.
+    pub fn row(&self, row: u32) -> Vec<f32> {
+        self.gather(&[row])
+    }
+
     fn bytes(&self) -> &[u8] {
         &(*self.bytes).as_ref()[self.range.clone()]
     }
