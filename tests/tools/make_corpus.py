@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable
 
 import world as w
+from dialogues import dialogues
 from world import expand, join, person, tidy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -377,6 +378,7 @@ def main() -> None:
     if args.corpus:
         write_jsonl(args.corpus, corpus(random.Random(1), args.texts))
     write_jsonl(args.configs / "demo" / "train.jsonl", [{"messages": m} for m in demo(random.Random(2), 400)])
+    write_jsonl(args.configs / "smollm2" / "dialogues.jsonl", [{"messages": m} for m in dialogues(random.Random(3), 6)])
 
 
 if __name__ == "__main__":
