@@ -3,6 +3,12 @@
 //! The trainer knows nothing of sockets, files of the event log or terminals. It reports through
 //! [`Reporter`] and is steered through [`Control`] messages.
 
+pub mod checkpoint;
+mod memory;
+pub mod optimizer;
+pub mod plan;
+pub mod schedule;
+
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 

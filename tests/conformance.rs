@@ -1,0 +1,115 @@
+//! What loradeck writes, read by the tools people use. Needs Python with the packages of
+//! `tests/tools/requirements.txt` (`LORADECK_PYTHON`) and, where said, the SmolLM2 GGUF
+//! (`tests/tools/fetch_smollm2.sh models`).
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use support::{Scratch, repository, text};
+
+fn python(script: &str, arguments: &[&str]) {
+    let interpreter = std::env::var("LORADECK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let out = Command::new(&interpreter)
+        .arg(repository().join("tests/tools").join(script))
+        .args(arguments)
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap_or_else(|e| panic!("{interpreter}: {e}"));
+    println!("{}", text(&out));
+    assert!(out.status.success(), "{script}\n{}", text(&out));
+}
+
+fn smollm2() -> PathBuf {
+    let base = repository().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(
+        base.is_file(),
+        "run tests/tools/fetch_smollm2.sh models first"
+    );
+    base
+}
+
+/// Trains, then compares the export's logits with PEFT's over the same base.
+fn train_and_compare(config: &str, base: &str) {
+    let scratch = Scratch::new("");
+    fs::write(
+        &scratch.config,
+        config.replace("OUTPUT", scratch.run.to_str().unwrap()),
+    )
+    .unwrap();
+    let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
+    println!("{}", text(&out));
+    assert!(out.status.success(), "{}", text(&out));
+    let status = scratch.status();
+    let (bare, tuned) = (
+        status["base_eval_loss"].as_f64().unwrap(),
+        status["eval_loss"].as_f64().unwrap(),
+    );
+    assert!(
+        tuned < bare,
+        "held-out loss did not fall: {bare} -> {tuned}"
+    );
+
+    let adapter = scratch.run.join("exports/peft");
+    let logits = scratch.folder.path().join("logits.safetensors");
+    let out = scratch.output(&[
+        "generate",
+        "--base",
+        base,
+        "--lora",
+        adapter.to_str().unwrap(),
+        "--prompt",
+        "I have had a sore throat for two days. What should I do?",
+        "--logits",
+        logits.to_str().unwrap(),
+    ]);
+    assert!(out.status.success(), "{}", text(&out));
+    python(
+        "check_peft.py",
+        &[
+            "--base",
+            base,
+            "--adapter",
+            adapter.to_str().unwrap(),
+            "--logits",
+            logits.to_str().unwrap(),
+        ],
+    );
+    python(
+        "check_tensorboard.py",
+        &["--run", scratch.run.to_str().unwrap()],
+    );
+}
+
+#[test]
+#[ignore = "needs Python with transformers and peft"]
+fn the_tiny_bases_adapter_gives_the_same_logits_in_peft() {
+    let base = repository().join("src/model/builtin/tiny-llama");
+    let base = base.to_str().unwrap();
+    train_and_compare(
+        &format!(
+            "base_model: {base}\ntrain_data_dir: {}\noutput_dir: OUTPUT\nepochs: 1\n\
+             batch_size: 8\nlearning_rate: 3e-3\neval_split: 0.1\neval_steps: 20\ndevice: cpu\n",
+            repository().join("configs/demo").display()
+        ),
+        base,
+    );
+}
+
+#[test]
+#[ignore = "needs Python with transformers and peft, and the SmolLM2 GGUF"]
+fn a_real_quantised_base_trains_resumes_and_its_adapter_gives_the_same_logits_in_peft() {
+    let base = smollm2();
+    let base = base.to_str().unwrap();
+    train_and_compare(
+        &format!(
+            "base_model: {base}\ntrain_data_dir: {}\noutput_dir: OUTPUT\nmax_steps: 6\n\
+             batch_size: 2\nlearning_rate: 1e-3\neval_split: 6\neval_steps: 3\nsequence_len: 192\n\
+             save_steps: 3\ndevice: cpu\nsample_prompts: [\"I have a headache.\"]\nsample_steps: 6\n",
+            repository().join("configs/smollm2").display()
+        ),
+        base,
+    );
+}

@@ -1,0 +1,336 @@
+//! The built program in a real pseudo-terminal.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+use support::{PROGRAM, Scratch, alive};
+
+const LONG: &str = "epochs: 500\nbatch_size: 4\nsequence_len: 64\nlearning_rate: 1e-3\n\
+    save_steps: 100\neval_split: 4\neval_steps: 1000\n\
+    sample_prompts: [\"What helps against a cough?\"]\n";
+
+struct Terminal {
+    child: Box<dyn Child + Send + Sync>,
+    master: Option<Box<dyn MasterPty + Send>>,
+    writer: Box<dyn Write + Send>,
+    screen: Arc<Mutex<vt100::Parser>>,
+    raw: Arc<Mutex<Vec<u8>>>,
+    /// Makes the reading thread let go of its copy of the master.
+    let_go: Arc<AtomicBool>,
+}
+
+impl Terminal {
+    fn open(scratch: &Scratch, columns: u16, rows: u16, arguments: &[&str]) -> Terminal {
+        let pair = native_pty_system()
+            .openpty(PtySize {
+                rows,
+                cols: columns,
+                pixel_width: 0,
+                pixel_height: 0,
+            })
+            .unwrap();
+        let mut command = CommandBuilder::new(PROGRAM);
+        command.args(arguments);
+        command.cwd(scratch.folder.path());
+        command.env("XDG_RUNTIME_DIR", scratch.folder.path());
+        command.env("TERM", "xterm-256color");
+        command.env("LC_ALL", "C.UTF-8");
+        command.env_remove("NO_COLOR");
+        let child = pair.slave.spawn_command(command).unwrap();
+        drop(pair.slave);
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(
+            cells(rows),
+            cells(columns),
+            0,
+        )));
+        let raw = Arc::new(Mutex::new(Vec::new()));
+        let mut reader = pair.master.try_clone_reader().unwrap();
+        let let_go = Arc::new(AtomicBool::new(false));
+        let (s, r, gone) = (screen.clone(), raw.clone(), let_go.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 16384];
+            while let Ok(n) = reader.read(&mut buffer) {
+                if n == 0 || gone.load(Ordering::Relaxed) {
+                    break;
+                }
+                s.lock().unwrap().process(&buffer[..n]);
+                r.lock().unwrap().extend_from_slice(&buffer[..n]);
+            }
+        });
+        Terminal {
+            child,
+            writer: pair.master.take_writer().unwrap(),
+            master: Some(pair.master),
+            screen,
+            raw,
+            let_go,
+        }
+    }
+
+    fn keys(&mut self, keys: &str) {
+        self.writer.write_all(keys.as_bytes()).unwrap();
+        self.writer.flush().unwrap();
+    }
+
+    fn contents(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    fn wait_for(&self, text: &str) {
+        self.wait_until(text, |s| s.to_lowercase().contains(text));
+    }
+
+    fn wait_until(&self, what: &str, holds: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        while !holds(&self.contents()) {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "never saw {what:?}; the screen:\n{}",
+                self.contents()
+            );
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> u32 {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.exit_code();
+            }
+            assert!(
+                start.elapsed() < limit,
+                "still there; the screen:\n{}",
+                self.contents()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Alternate screen left, cursor shown again.
+    fn assert_restored(&self) {
+        std::thread::sleep(Duration::from_millis(100));
+        let parser = self.screen.lock().unwrap();
+        assert!(
+            !parser.screen().alternate_screen(),
+            "the alternate screen was left on"
+        );
+        assert!(!parser.screen().hide_cursor(), "the cursor was left hidden");
+        assert_eq!(
+            parser.screen().mouse_protocol_mode(),
+            vt100::MouseProtocolMode::None
+        );
+        assert!(
+            !parser.screen().bracketed_paste(),
+            "bracketed paste was left on"
+        );
+    }
+}
+
+fn cells(n: u16) -> NonZero<u16> {
+    NonZero::new(n).unwrap()
+}
+
+fn train<'a>(scratch: &'a Scratch) -> [&'a str; 2] {
+    ["train", scratch.config.to_str().unwrap()]
+}
+
+#[test]
+fn a_run_is_started_paused_resumed_saved_detached_attached_and_stopped_by_keys() {
+    let scratch = Scratch::new(LONG);
+    let mut deck = Terminal::open(&scratch, 120, 40, &train(&scratch));
+    deck.wait_for("training");
+    scratch.wait_for_step(2);
+
+    let start = Instant::now();
+    deck.keys("p");
+    deck.wait_for("paused");
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "pausing took {:?}",
+        start.elapsed()
+    );
+    let held = scratch.step();
+
+    deck.keys("c");
+    deck.wait_until("the checkpoint's acknowledgement", |s| {
+        s.contains(&format!("step-{held:06}"))
+    });
+    assert!(
+        scratch
+            .run
+            .join(format!("checkpoints/step-{held:06}"))
+            .is_dir()
+    );
+    deck.keys("e");
+    deck.wait_until("the export", |_| {
+        scratch
+            .run
+            .join(format!("exports/peft-step-{held:06}"))
+            .is_dir()
+    });
+    deck.keys("s");
+    scratch.wait(Duration::from_secs(30), "a sample", |_| {
+        scratch
+            .events()
+            .iter()
+            .any(|e| e["type"] == "sample" && e["step"].as_u64() == Some(held))
+    });
+    deck.keys("?");
+    deck.wait_for("help");
+    deck.keys("\x1b");
+    deck.keys("p");
+    deck.wait_for("training");
+    scratch.wait_for_step(held + 1);
+
+    deck.keys("q");
+    assert_eq!(deck.ends_within(Duration::from_secs(5)), 0);
+    deck.assert_restored();
+    let step = scratch.step();
+    scratch.wait_for_step(step + 2);
+
+    let mut deck = Terminal::open(&scratch, 80, 24, &["attach", scratch.run.to_str().unwrap()]);
+    deck.wait_for("training");
+    deck.keys("Q");
+    deck.wait_for("discard");
+    deck.keys("\x1b");
+    deck.wait_until("the dialog gone", |s| !s.to_lowercase().contains("discard"));
+    deck.keys("Q");
+    deck.wait_for("discard");
+    deck.keys("s");
+    scratch.wait_for_phase("stopped");
+    deck.wait_for("stopped");
+    deck.keys("q");
+    deck.ends_within(Duration::from_secs(5));
+    deck.assert_restored();
+}
+
+#[test]
+fn a_lost_terminal_ends_the_deck_within_a_second_and_the_run_goes_on() {
+    let scratch = Scratch::new(LONG);
+    let mut deck = Terminal::open(&scratch, 120, 40, &train(&scratch));
+    deck.wait_for("training");
+    let pid = scratch.wait_for_step(2)["pid"].as_u64().unwrap();
+    deck.let_go.store(true, Ordering::Relaxed);
+    // The next bytes of the stepping run end the reading thread; with it goes the last master.
+    std::thread::sleep(Duration::from_secs(2));
+    deck.writer = Box::new(std::io::sink());
+    deck.master = None;
+    deck.ends_within(Duration::from_secs(1));
+    let step = scratch.step();
+    scratch.wait_for_step(step + 2);
+    assert!(alive(pid));
+}
+
+#[test]
+fn killing_the_deck_costs_no_step() {
+    let scratch = Scratch::new(LONG);
+    let mut deck = Terminal::open(&scratch, 120, 40, &train(&scratch));
+    deck.wait_for("training");
+    scratch.wait_for_step(2);
+    support::kill(u64::from(deck.child.process_id().unwrap()), "KILL");
+    deck.child.wait().unwrap();
+    let step = scratch.step();
+    scratch.wait_for_step(step + 3);
+    assert!(!scratch.events().iter().any(|e| e["type"] == "resumed"));
+}
+
+#[test]
+fn a_readonly_deck_shows_the_run_and_commands_nothing() {
+    let scratch = Scratch::new(LONG);
+    scratch.detach();
+    scratch.wait_for_step(1);
+    let mut deck = Terminal::open(
+        &scratch,
+        120,
+        40,
+        &["attach", scratch.run.to_str().unwrap(), "--readonly"],
+    );
+    deck.wait_for("training");
+    deck.keys("p");
+    std::thread::sleep(Duration::from_millis(800));
+    assert_eq!(scratch.status()["phase"], "training");
+    assert!(!scratch.events().iter().any(|e| e["type"] == "ack"));
+    deck.keys("q");
+    deck.ends_within(Duration::from_secs(5));
+    deck.assert_restored();
+}
+
+#[test]
+fn the_deck_is_whole_at_every_size_and_follows_a_resize() {
+    let scratch = Scratch::new(LONG);
+    scratch.detach();
+    scratch.wait_for_step(1);
+    let run = scratch.run.to_str().unwrap();
+    let mut deck = Terminal::open(&scratch, 200, 60, &["attach", run]);
+    deck.wait_for("training");
+    for (columns, rows) in [(40u16, 12u16), (80, 24), (10, 4), (120, 40)] {
+        deck.master
+            .as_ref()
+            .unwrap()
+            .resize(PtySize {
+                rows,
+                cols: columns,
+                pixel_width: 0,
+                pixel_height: 0,
+            })
+            .unwrap();
+        deck.screen
+            .lock()
+            .unwrap()
+            .screen_mut()
+            .set_size(cells(rows), cells(columns));
+        std::thread::sleep(Duration::from_millis(400));
+        assert!(
+            deck.child.try_wait().unwrap().is_none(),
+            "the deck ended at {columns}x{rows}"
+        );
+    }
+    deck.wait_for("training");
+    deck.keys("\x03");
+    deck.ends_within(Duration::from_secs(5));
+    deck.assert_restored();
+}
+
+#[test]
+fn an_idle_paused_deck_is_nearly_silent() {
+    let scratch = Scratch::new(LONG);
+    scratch.detach();
+    scratch.wait_for_step(2);
+    scratch.send(&["pause"]);
+    scratch.wait_for_phase("paused");
+    let mut deck = Terminal::open(
+        &scratch,
+        200,
+        60,
+        &["attach", scratch.run.to_str().unwrap()],
+    );
+    deck.wait_for("paused");
+    std::thread::sleep(Duration::from_secs(3));
+    let before = deck.raw.lock().unwrap().len();
+    std::thread::sleep(Duration::from_secs(10));
+    let bytes = deck.raw.lock().unwrap().len() - before;
+    assert!(bytes <= 2000, "{bytes} bytes in 10 s of pause");
+    deck.keys("q");
+    deck.ends_within(Duration::from_secs(5));
+}
+
+#[test]
+fn a_broken_config_is_told_in_the_terminal_with_exit_code_2() {
+    let scratch = Scratch::new("");
+    fs::write(
+        &scratch.config,
+        "base_model: builtin:tiny-llama\nlora_r: 8\n",
+    )
+    .unwrap();
+    let mut deck = Terminal::open(&scratch, 80, 24, &train(&scratch));
+    assert_eq!(deck.ends_within(Duration::from_secs(10)), 2);
+    deck.wait_for("lora_rank");
+}
