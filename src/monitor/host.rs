@@ -8,7 +8,8 @@ use crate::protocol::HostReading;
 
 /// Reads the host; usage is measured between two readings.
 pub struct HostMonitor {
-    system: System,
+    /// `None` on a system that sysinfo does not know.
+    system: Option<System>,
     pid: Pid,
     /// A folder on the disk that is watched.
     folder: PathBuf,
@@ -16,8 +17,10 @@ pub struct HostMonitor {
 
 impl HostMonitor {
     pub fn new(folder: &Path) -> Self {
-        let mut system = System::new();
-        system.refresh_cpu_usage();
+        let mut system = System::new().ok();
+        if let Some(system) = &mut system {
+            system.refresh_cpu_usage();
+        }
         HostMonitor {
             system,
             pid: Pid::from_u32(std::process::id()),
@@ -25,35 +28,39 @@ impl HostMonitor {
         }
     }
 
-    /// Reads now.
+    /// Reads now; what cannot be read is 0.
     pub fn read(&mut self) -> HostReading {
-        self.system.refresh_cpu_usage();
-        self.system.refresh_memory();
-        self.system.refresh_processes_specifics(
+        let mut reading = HostReading::default();
+        if let Ok(disk) = rustix::fs::statvfs(&self.folder) {
+            reading.disk_free = disk.f_bavail * disk.f_frsize;
+            reading.disk_total = disk.f_blocks * disk.f_frsize;
+        }
+        let Some(system) = &mut self.system else {
+            return reading;
+        };
+        system.refresh_cpu_usage();
+        system.refresh_memory();
+        system.refresh_processes_specifics(
             ProcessesToUpdate::Some(&[self.pid]),
             false,
             ProcessRefreshKind::nothing().with_cpu().with_memory(),
         );
-        let process = self.system.process(self.pid);
-        let (memory_total, memory_used) = match self.system.cgroup_limits() {
-            // A container sees the machine's memory but may not have it.
-            Some(limits) if limits.total_memory < self.system.total_memory() => (
-                limits.total_memory,
-                limits.total_memory.saturating_sub(limits.free_memory),
-            ),
-            _ => (self.system.total_memory(), self.system.used_memory()),
-        };
-        let disk = rustix::fs::statvfs(&self.folder).ok();
-        HostReading {
-            cpu: self.system.global_cpu_usage(),
-            cores: self.system.cpus().len() as u32,
-            run_cpu: process.map_or(0.0, |p| p.cpu_usage()),
-            memory_total,
-            memory_used,
-            memory_run: process.map_or(0, |p| p.memory()),
-            disk_free: disk.as_ref().map_or(0, |d| d.f_bavail * d.f_frsize),
-            disk_total: disk.as_ref().map_or(0, |d| d.f_blocks * d.f_frsize),
+        reading.cpu = system.global_cpu_usage();
+        reading.cores = system.cpus().len() as u32;
+        if let Some(process) = system.process(self.pid) {
+            reading.run_cpu = process.cpu_usage();
+            reading.memory_run = process.memory();
         }
+        reading.memory_total = system.total_memory();
+        reading.memory_used = system.used_memory();
+        // A container sees the machine's memory but may not have it.
+        if let Some(limits) = system.cgroup_limits()
+            && limits.total_memory < reading.memory_total
+        {
+            reading.memory_total = limits.total_memory;
+            reading.memory_used = limits.total_memory.saturating_sub(limits.free_memory);
+        }
+        reading
     }
 }
 

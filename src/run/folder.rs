@@ -260,5 +260,5 @@ pub fn now() -> f64 {
 
 /// This machine's name.
 pub fn host_name() -> String {
-    sysinfo::System::host_name().unwrap_or_else(|| "localhost".to_owned())
+    sysinfo::System::host_name().unwrap_or_else(|_| "localhost".to_owned())
 }

@@ -163,7 +163,7 @@ impl Lines {
             EventKind::NonFinite { .. }
             | EventKind::Checkpoint { .. }
             | EventKind::Export { .. } => self.newest_log_line(event),
-            EventKind::Finished { step, seconds } => self.summary(*step, *seconds),
+            EventKind::Finished { step, seconds } => summary(&self.state, *step, *seconds),
             EventKind::Hardware { .. } | EventKind::CheckpointDeleted { .. } => Vec::new(),
         }
     }
@@ -213,24 +213,32 @@ impl Lines {
             .rev()
             .collect()
     }
+}
 
-    fn summary(&self, step: u64, seconds: f64) -> Vec<String> {
-        let mut line = format!("done: {step} steps in {}", duration(seconds));
-        if let Some(last) = self.state.eval_loss() {
-            line += &format!(", held-out loss {}", number(Num(last)));
-            if let Some(base) = self.state.base_eval_loss {
-                line += &format!(" (bare base {})", number(base));
-            }
+/// How a run has ended, for who watched it.
+pub fn ending(state: &RunState) -> Vec<String> {
+    match state.phase {
+        PhaseName::Done => summary(state, state.last.step, state.time - state.first_started),
+        PhaseName::Failed => {
+            let error = state.error.as_deref().unwrap_or("for an unknown reason");
+            vec![format!("failed after step {}: {error}", state.last.step)]
         }
-        let mut lines = vec![line];
-        lines.extend(
-            self.state
-                .exports
-                .iter()
-                .map(|e| format!("adapter ({}): {}", e.format, e.path)),
-        );
-        lines
+        phase => vec![format!("{} after step {}", phase.as_str(), state.last.step)],
     }
+}
+
+fn summary(state: &RunState, step: u64, seconds: f64) -> Vec<String> {
+    let mut line = format!("done: {step} steps in {}", duration(seconds));
+    if let Some(last) = state.eval_loss() {
+        line += &format!(", held-out loss {}", number(Num(last)));
+        if let Some(base) = state.base_eval_loss {
+            line += &format!(" (bare base {})", number(base));
+        }
+    }
+    let mut lines = vec![line];
+    let exports = state.exports.iter();
+    lines.extend(exports.map(|e| format!("adapter ({}): {}", e.format, e.path)));
+    lines
 }
 
 /// Four decimals, or what it is instead of a number.

@@ -46,7 +46,14 @@ enum Request {
 #[derive(Clone)]
 pub struct Hub {
     requests: SyncSender<Request>,
-    phase: Arc<Mutex<PhaseName>>,
+    glance: Arc<Mutex<Glance>>,
+}
+
+/// What others look at all the time, without asking for the whole state.
+#[derive(Clone, Default)]
+struct Glance {
+    phase: PhaseName,
+    device: String,
 }
 
 impl Hub {
@@ -56,15 +63,15 @@ impl Hub {
     /// The system refuses a thread.
     pub fn start(opened: Opened) -> Result<(Hub, JoinHandle<()>)> {
         let (requests, inbox) = mpsc::sync_channel(EMITTED);
-        let phase = Arc::new(Mutex::new(opened.state.phase));
+        let glance = Arc::new(Mutex::new(Glance::default()));
         let hub = Hub {
             requests,
-            phase: phase.clone(),
+            glance: glance.clone(),
         };
         let worker = Worker {
             log: opened.log,
             state: opened.state,
-            phase,
+            glance,
             members: Vec::new(),
             taps: Vec::new(),
             flush_at: None,
@@ -76,9 +83,19 @@ impl Hub {
         Ok((hub, thread))
     }
 
-    /// Phase of the last event.
+    fn glance(&self) -> Glance {
+        let glance = self.glance.lock().unwrap_or_else(|e| e.into_inner());
+        glance.clone()
+    }
+
+    /// Phase of the last event that was written.
     pub fn phase(&self) -> PhaseName {
-        *self.phase.lock().unwrap_or_else(|e| e.into_inner())
+        self.glance().phase
+    }
+
+    /// What the run trains on, as its `Model` event says; empty before.
+    pub fn device(&self) -> String {
+        self.glance().device
     }
 
     pub fn message(&self, level: Level, text: impl Into<String>) {
@@ -141,7 +158,7 @@ impl Reporter for Hub {
 struct Worker {
     log: EventLog,
     state: RunState,
-    phase: Arc<Mutex<PhaseName>>,
+    glance: Arc<Mutex<Glance>>,
     members: Vec<Member>,
     taps: Vec<SyncSender<Arc<Event>>>,
     flush_at: Option<Instant>,
@@ -198,7 +215,7 @@ impl Worker {
             self.flush_at = Some(Instant::now() + FLUSH_EVERY);
         }
         self.state.apply(&event);
-        *self.phase.lock().unwrap_or_else(|e| e.into_inner()) = self.state.phase;
+        self.update_glance(&event);
         self.send(&event, &line);
         if !self.taps.is_empty() {
             let event = Arc::new(event);
@@ -208,6 +225,14 @@ impl Worker {
                     Err(TrySendError::Disconnected(_))
                 )
             });
+        }
+    }
+
+    fn update_glance(&self, event: &Event) {
+        let mut glance = self.glance.lock().unwrap_or_else(|e| e.into_inner());
+        glance.phase = self.state.phase;
+        if let EventKind::Model { device, .. } = &event.kind {
+            glance.device.clone_from(device);
         }
     }
 

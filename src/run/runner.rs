@@ -303,7 +303,9 @@ impl Runner {
         if let Some(controls) = controls {
             self.gate.close(&controls);
         }
-        let ended = self.hub.phase().is_end();
+        // Through the hub's queue: the trainer's last events have been folded by then.
+        let last = self.hub.state().unwrap_or_default();
+        let ended = last.phase.is_end();
         let phase = |phase, detail: &str, error| EventKind::Phase {
             phase,
             detail: detail.to_owned(),
@@ -313,7 +315,7 @@ impl Runner {
             Ok(Outcome::Done) => {
                 if !ended {
                     self.hub.emit(EventKind::Finished {
-                        step: self.hub.state().map_or(0, |s| s.last.step),
+                        step: last.last.step,
                         seconds: now() - self.started,
                     });
                 }
@@ -335,7 +337,7 @@ impl Runner {
             Err(e) => {
                 let error = format!("{e:#}");
                 eprintln!("loradeck: {error}");
-                if self.hub.phase() != PhaseName::Failed {
+                if last.phase != PhaseName::Failed {
                     let failed = phase(PhaseName::Failed, "", Some(error.clone()));
                     self.hub.emit(failed);
                 }

@@ -31,7 +31,7 @@ pub fn start(folder: &RunFolder, hub: Hub) -> Result<Sender<()>> {
             let mut host = HostMonitor::new(&root);
             loop {
                 hub.emit(EventKind::Hardware {
-                    gpu: gpu.read(),
+                    gpu: gpu.read(&hub.device()),
                     host: host.read(),
                 });
                 let pause = match hub.phase() {

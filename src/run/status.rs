@@ -11,6 +11,7 @@ use crate::protocol::{Num, PhaseName, RunState};
 
 use super::client::Client;
 use super::folder::{RunFolder, RunInfo, live_runner};
+use super::headless::duration;
 use super::segments::fold;
 
 /// Error of a run whose log ends in a live phase while nobody holds its lock.
@@ -102,7 +103,52 @@ impl Status {
     }
 }
 
-/// The newest run of each folder under `parent`, newest first.
+/// A compact block for a person.
+pub fn human(status: &Status, state: &RunState) -> String {
+    let mut lines = vec![status.run.clone()];
+    let mut row = |name: &str, value: String| lines.push(format!("  {name:<14} {value}"));
+    let mut phase = status.phase.as_str().to_owned();
+    if !state.phase_detail.is_empty() {
+        phase += &format!(" ({})", state.phase_detail);
+    }
+    if let Some(pid) = status.pid {
+        phase += &format!(", pid {pid}");
+    }
+    row("phase", phase);
+    if let Some(error) = &status.error {
+        row("error", error.clone());
+    }
+    let of = status
+        .total_steps
+        .map_or(String::new(), |t| format!(" of {t}"));
+    let epoch = status
+        .epoch
+        .map_or(String::new(), |e| format!(", epoch {:.2}", e.0));
+    row("step", format!("{}{of}{epoch}", status.step));
+    let mut numbers = |name: &str, value: Option<Num>, show: &dyn Fn(f64) -> String| {
+        if let Some(value) = value {
+            row(name, show(value.0));
+        }
+    };
+    let plain = |v: f64| format!("{v:.4}");
+    numbers("loss", status.loss, &plain);
+    numbers("held-out loss", status.eval_loss, &plain);
+    numbers("bare base", status.base_eval_loss, &plain);
+    numbers("learning rate", status.learning_rate, &|v| format!("{v:.3e}"));
+    numbers("tokens/s", status.tokens_per_second, &|v| format!("{v:.0}"));
+    numbers("time left", status.eta_seconds, &duration);
+    for (name, paths) in [
+        ("checkpoint", status.checkpoints.last()),
+        ("export", status.exports.last()),
+    ] {
+        if let Some(path) = paths {
+            row(name, path.clone());
+        }
+    }
+    lines.join("\n")
+}
+
+/// The runs in the folders under `parent`, newest first.
 ///
 /// # Errors
 /// The folder cannot be listed; one that does not exist has no runs.
