@@ -2,6 +2,7 @@
 
 use crate::config::RunConfig;
 use crate::data::{Batches, Cursor};
+use crate::protocol::EventKind;
 
 /// Steps of a run.
 ///
@@ -24,6 +25,13 @@ impl Plan {
         Plan {
             steps_per_epoch,
             total_steps: config.max_steps.unwrap_or(by_epochs.max(1)),
+        }
+    }
+
+    pub(super) fn event(self) -> EventKind {
+        EventKind::Plan {
+            total_steps: self.total_steps,
+            steps_per_epoch: self.steps_per_epoch,
         }
     }
 }
