@@ -40,7 +40,8 @@ impl SamplingOptions {
     }
 }
 
-/// Continues `prompt_ids` up to `max_tokens` tokens or an end-of-sequence token; `on_text` gets
+/// Continues `prompt_ids` up to `max_tokens` tokens, an end-of-sequence token or the end of the
+/// base's context; `on_text` gets
 /// each piece of text as it appears and ends the generation by returning false. The pieces together
 /// are the returned text.
 ///
@@ -65,7 +66,10 @@ pub fn generate(
     let mut stream = TextStream::default();
     let mut text = String::new();
     let decode = |ids: &[u32]| tokenizer.decode(ids, false);
-    for position in 0..options.max_tokens {
+    // A base computes nothing beyond the positions it was trained on.
+    let room = decoder.config().max_position_embeddings;
+    let max_tokens = options.max_tokens.min(room.saturating_sub(ids.len()));
+    for position in 0..max_tokens {
         let next = choose(&logits.to_vec1::<f32>()?, &ids, options, position as u64)?;
         if tokenizer.eos.contains(&next) {
             break;
@@ -76,7 +80,7 @@ pub fn generate(
         if !piece.is_empty() && !on_text(&piece) {
             return Ok(text);
         }
-        if position + 1 < options.max_tokens {
+        if position + 1 < max_tokens {
             logits = decoder.next_logits(&[next], &mut cache, adapters)?;
         }
     }

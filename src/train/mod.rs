@@ -8,6 +8,7 @@ pub mod checkpoint;
 mod controls;
 mod device;
 mod evaluate;
+mod export;
 mod memory;
 pub mod optimizer;
 mod plan;
@@ -17,7 +18,6 @@ mod save;
 mod schedule;
 mod setup;
 mod stage;
-mod targets;
 mod trainer;
 
 use std::path::{Path, PathBuf};
@@ -28,10 +28,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use device::{dtype, open_device};
+pub use export::{export, export_checkpoint};
 pub use plan::Plan;
-pub use preflight::{format_name, formats};
-pub use save::export;
-pub use targets::{Targets, select};
+pub use preflight::{format_name, formats, parse_formats};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};

@@ -43,11 +43,37 @@ pub fn formats(formats: &[ExportFormat]) -> Result<()> {
             ExportFormat::Diffusers | ExportFormat::Kohya => "it is for image models",
         };
         return Err(input_error(format!(
-            "export_formats: '{}' is not possible for this adapter: {why}; use peft",
+            "the export format '{}' is not possible for this adapter: {why}; use peft",
             format_name(*format)
         )));
     }
     Ok(())
+}
+
+/// Reads formats as the command line has them: `peft,gguf`.
+///
+/// # Errors
+/// A word that is no format.
+pub fn parse_formats(words: &str) -> Result<Vec<ExportFormat>> {
+    const ALL: [ExportFormat; 4] = [
+        ExportFormat::Peft,
+        ExportFormat::Diffusers,
+        ExportFormat::Kohya,
+        ExportFormat::Gguf,
+    ];
+    words
+        .split(',')
+        .map(|word| {
+            let found = ALL.into_iter().find(|f| format_name(*f) == word.trim());
+            found.ok_or_else(|| {
+                input_error(format!(
+                    "'{}' is not an export format; there are {}",
+                    word.trim(),
+                    ALL.map(format_name).join(", ")
+                ))
+            })
+        })
+        .collect()
 }
 
 /// The word of a format in the config, on the command line and in folder names.
@@ -75,15 +101,8 @@ fn writable(folder: &Path) -> Result<()> {
 }
 
 /// Bytes of one checkpoint of this adapter: its numbers and two moments in f32.
-pub(super) fn checkpoint_bytes(set: &LoraSet) -> u64 {
-    parameters(set) * 4 * 3 + OVERHEAD
-}
-
-pub(super) fn parameters(set: &LoraSet) -> u64 {
-    set.pairs
-        .iter()
-        .map(|p| (p.a.elem_count() + p.b.elem_count()) as u64)
-        .sum()
+fn checkpoint_bytes(set: &LoraSet) -> u64 {
+    set.parameters() * 4 * 3 + OVERHEAD
 }
 
 fn space(config: &RunConfig, set: &LoraSet, plan: Plan, folders: &Folders) -> Result<Vec<String>> {
@@ -95,7 +114,7 @@ fn space(config: &RunConfig, set: &LoraSet, plan: Plan, folders: &Folders) -> Re
     })?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let one = checkpoint_bytes(set);
-    let exports = parameters(set) * 4 + OVERHEAD;
+    let exports = set.parameters() * 4 + OVERHEAD;
     // A new checkpoint is whole before an old one goes.
     let least = 2 * one + exports;
     if free < least {

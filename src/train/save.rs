@@ -1,37 +1,19 @@
-//! Checkpoints and exports of a run.
+//! Checkpoints of a run: when, and what if they cannot be written.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::checkpoint::{self, STATE_VERSION, State};
+use super::export::portable_name;
 use super::plan;
-use super::preflight::format_name;
 use super::trainer::{Flow, Trainer};
-use crate::adapter;
-use crate::config::{self, ExportFormat};
-use crate::model::LoraSet;
+use crate::config;
 use crate::protocol::{CheckpointReason, EventKind, Level, PhaseName};
 
 /// Besides `save_steps`, a checkpoint is written this often.
 pub(super) const SAVE_EVERY: Duration = Duration::from_secs(5 * 60);
-
-/// Writes an adapter in one format into `folder`; returns its bytes.
-///
-/// # Errors
-/// The folder cannot be written. Formats that [`super::formats`] refuses are refused here too.
-pub fn export(set: &LoraSet, base_name: &str, format: ExportFormat, folder: &Path) -> Result<u64> {
-    super::formats(&[format])?;
-    adapter::write_peft(set, &portable_name(base_name), folder)
-}
-
-/// The base's name without the path to it: exports must not depend on where a run lies.
-fn portable_name(base: &str) -> String {
-    Path::new(base)
-        .file_name()
-        .map_or_else(|| base.to_owned(), |n| n.to_string_lossy().into_owned())
-}
 
 impl Trainer<'_> {
     /// Saves; where that fails, pauses and tries again on every resume.
@@ -147,52 +129,10 @@ impl Trainer<'_> {
             .display()
             .to_string()
     }
-
-    /// The exports at the end of a run; where one fails, pauses and tries again on every resume.
-    pub fn export_or_pause(&mut self) -> Flow<()> {
-        while let Err(e) = self.export_all("") {
-            self.pause_for_save(&e)?;
-        }
-        Ok(())
-    }
-
-    /// Exports the adapter as it is, beside those of other steps; says where.
-    pub fn export_now(&mut self) -> Result<String> {
-        let suffix = format!("-{}", checkpoint::name(self.progress.step));
-        let folders = self.export_all(&suffix)?;
-        let names: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-        Ok(format!("exported: {}", names.join(", ")))
-    }
-
-    /// Every format of `export_formats` into `exports/<format><suffix>`.
-    fn export_all(&mut self, suffix: &str) -> Result<Vec<PathBuf>> {
-        let left = self.stage.enter(PhaseName::Saving, "export");
-        let exported = self
-            .config
-            .export_formats
-            .iter()
-            .map(|&format| {
-                let name = format!("{}{suffix}", format_name(format));
-                let folder = self.folders.exports.join(&name);
-                let base = &self.base.description.name;
-                let bytes = export(&self.set, base, format, &folder)
-                    .with_context(|| format!("the export {} was not written", folder.display()))?;
-                self.reporter.emit(EventKind::Export {
-                    step: self.progress.step,
-                    format: format_name(format).to_owned(),
-                    path: folder.display().to_string(),
-                    bytes,
-                });
-                Ok(in_run(&self.folders.exports).join(name))
-            })
-            .collect();
-        self.stage.back(left);
-        exported
-    }
 }
 
 /// A folder of the run as seen from the run's folder: `checkpoints`.
-fn in_run(folder: &Path) -> PathBuf {
+pub(super) fn in_run(folder: &Path) -> PathBuf {
     folder
         .file_name()
         .map_or_else(|| folder.to_owned(), PathBuf::from)

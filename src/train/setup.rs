@@ -10,9 +10,9 @@ use super::device::{device_name, dtype, open_device};
 use super::optimizer::AdamW;
 use super::plan::Plan;
 use super::stage::Stage;
-use super::{Folders, Reporter, preflight, targets};
+use super::{Folders, Reporter, preflight};
 use crate::adapter;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TargetModules};
 use crate::data::{self, Batches, Dataset};
 use crate::error::input_error;
 use crate::model::{self, Base, DecoderConfig, LoraSet};
@@ -149,14 +149,18 @@ fn refuse_bad_records(config: &RunConfig, data: &Dataset) -> Result<()> {
 }
 
 fn fresh_adapter(config: &RunConfig, shape: &DecoderConfig, device: &Device) -> Result<LoraSet> {
-    let targets = targets::select(config, shape)?;
+    let (all_linear, names) = match &config.target_modules {
+        TargetModules::AllLinear => (true, &[][..]),
+        TargetModules::Names(names) => (false, &names[..]),
+    };
+    let modules = model::match_targets(shape, all_linear, names, config.layers)?;
     let fresh = LoraSet::new(
-        &targets.modules,
+        &modules,
         config.lora_rank,
         config.lora_alpha,
         config.use_rslora,
         config.lora_dropout,
-        targets.names,
+        model::target_names(shape, &modules),
         config.seed,
         device,
     )?;
@@ -248,7 +252,7 @@ fn model_event(base: &Base, set: &LoraSet, device: &Device) -> EventKind {
             alpha: set.alpha,
             target_modules: set.target_modules.clone(),
             modules: set.pairs.len() as u64,
-            parameters: preflight::parameters(set),
+            parameters: set.parameters(),
         },
     }
 }

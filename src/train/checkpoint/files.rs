@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{STATE_FILE, State, step_of};
+use super::{CHECKPOINTS, STATE_FILE, State, step_of};
+use crate::error::input_error;
 
 /// A checkpoint that was verified.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +111,49 @@ pub fn newest(folder: &Path) -> Result<Newest> {
                 path.display()
             )),
         }
+    }
+    Ok(found)
+}
+
+/// The checkpoint that a person means by a path: a checkpoint's folder itself, or the newest whole
+/// one of a run's folder.
+///
+/// # Errors
+/// Neither lies there, or the run has no whole checkpoint yet.
+pub fn find(path: &Path) -> Result<Newest> {
+    if path.join(STATE_FILE).is_file() {
+        let state = verify(path).map_err(|e| {
+            input_error(format!(
+                "the checkpoint {} is damaged: {e:#}",
+                path.display()
+            ))
+        })?;
+        return Ok(Newest {
+            checkpoint: Some(Checkpoint {
+                path: path.to_owned(),
+                state,
+            }),
+            warnings: Vec::new(),
+        });
+    }
+    let folder = path.join(CHECKPOINTS);
+    if !folder.is_dir() {
+        return Err(input_error(format!(
+            "{} is neither a run's folder nor a checkpoint's",
+            path.display()
+        )));
+    }
+    let mut found = newest(&folder)?;
+    if found.checkpoint.is_none() && !list(&folder)?.is_empty() {
+        // A live run may have deleted the one that was being read, for a newer one.
+        found = newest(&folder)?;
+    }
+    if found.checkpoint.is_none() {
+        let mut sentence = format!("the run {} has no whole checkpoint", path.display());
+        for warning in &found.warnings {
+            sentence += &format!("; {warning}");
+        }
+        return Err(input_error(sentence));
     }
     Ok(found)
 }

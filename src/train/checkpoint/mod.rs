@@ -14,11 +14,13 @@ mod state;
 mod write;
 
 pub use files::{
-    Checkpoint, Newest, list, newest, read, remove_leftovers, set_aside_after, verify,
+    Checkpoint, Newest, find, list, newest, read, remove_leftovers, set_aside_after, verify,
 };
 pub use state::{BestEval, DataFingerprint, FileSum, STATE_VERSION, State};
 pub use write::{Written, delete, read_moments, write};
 
+/// Name of the folder with checkpoints inside a run's folder.
+pub const CHECKPOINTS: &str = "checkpoints";
 /// Name of the file with the [`State`].
 pub const STATE_FILE: &str = "state.json";
 /// Name of the file with both moments.

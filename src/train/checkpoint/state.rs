@@ -112,6 +112,16 @@ fn hash_record(hasher: &mut blake3::Hasher, record: &Record) {
 }
 
 impl State {
+    /// The `base_model` of the config.
+    pub fn base_model(&self) -> Result<String> {
+        let config: serde_yaml::Mapping =
+            serde_yaml::from_str(&self.config).context("the checkpoint's config cannot be read")?;
+        let base = config.get("base_model").and_then(|v| v.as_str());
+        Ok(base
+            .context("the checkpoint's config names no base_model")?
+            .to_owned())
+    }
+
     /// The file's text, with its checksum filled in.
     pub(super) fn to_json(&self) -> Result<String> {
         let checksum = self.computed_checksum()?;
