@@ -155,13 +155,10 @@ pub fn for_each_line(
             if line.pop() != Some(b'\n') {
                 break; // torn, or still being written
             }
-            match line_seq(&line) {
-                Some(seq) if seq >= from => {
-                    if each(seq, &line).is_break() {
-                        return Ok(());
-                    }
-                }
-                _ => {}
+            if let Some(seq) = line_seq(&line).filter(|&seq| seq >= from)
+                && each(seq, &line).is_break()
+            {
+                return Ok(());
             }
         }
     }
