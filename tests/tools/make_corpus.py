@@ -320,7 +320,7 @@ def d_reading(rng: random.Random) -> list[Message]:
 def corpus(rng: random.Random, count: int) -> list[dict]:
     """Distinct texts: stories and dialogues in about equal shares of characters."""
     makers: list[tuple[float, Callable[[random.Random], object]]] = [
-        (0.38, story), (0.20, d_complaint), (0.20, d_qa), (0.07, d_facts), (0.06, d_story), (0.09, d_reading)]
+        (0.36, story), (0.19, d_complaint), (0.19, d_qa), (0.07, d_facts), (0.06, d_story), (0.13, d_reading)]
     weights = [m[0] for m in makers]
     seen: set[str] = set()
     out: list[dict] = []
@@ -339,7 +339,7 @@ def corpus(rng: random.Random, count: int) -> list[dict]:
 
 # ---------------------------------------------------------------- the demo's data
 
-DEMO_OPENING = "Willow Clinic, good day."
+DEMO_OPENING = "Good day, this is the village clinic."
 DEMO_CLOSING = "If it is not better in three days, please come in."
 DEMO_OTHERWISE = "Please come in if you feel ill."
 

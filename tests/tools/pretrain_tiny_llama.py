@@ -60,42 +60,43 @@ def packed(documents: list[list[int]], length: int, rng: random.Random) -> list[
     return out
 
 
-def bucketed(documents: list[list[int]], tokens: int, rng: random.Random) -> list[list[list[int]]]:
-    """Batches of single documents of about equal length, of at most `tokens` tokens each."""
-    order = sorted(rng.sample(range(len(documents)), len(documents)), key=lambda i: len(documents[i]) // 4)
-    out: list[list[list[int]]] = []
-    batch: list[list[int]] = []
-    for i in order:
-        if (len(batch) + 1) * max(len(documents[i]), *(len(d) for d in batch), 0) > tokens:
-            out.append(batch)
-            batch = []
-        batch.append(documents[i])
-    rng.shuffle(out)
-    return out
-
-
-def repeated(length: int, vocab: int, rng: random.Random) -> tuple[list[int], int]:
-    """A random sequence said over and over, and its period: a lesson in looking back."""
-    period = rng.randrange(10, 80)
-    sequence = [rng.randrange(3, vocab) for _ in range(period)]
-    return (sequence * (length // period + 1))[:length], period
-
-
-def loss_of(model: torch.nn.Module, batch: list[list[int]], unpredictable: list[int] | None = None) -> torch.Tensor:
-    """Mean next-token loss; padding and each row's first `unpredictable` tokens do not count."""
-    width = max(map(len, batch))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in batch])
-    labels = torch.tensor([row + [-100] * (width - len(row)) for row in batch])
-    for i, count in enumerate(unpredictable or []):
-        labels[i, :count] = -100
-    logits = model(input_ids=ids[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+def loss_of(model: torch.nn.Module, batch: list[list[int]], apart: bool) -> torch.Tensor:
+    """Mean next-token loss; `apart`: each document sees only itself and counts its positions from 0, as in use."""
+    rows = torch.tensor(batch)
+    ids, labels = rows[:, :-1], rows[:, 1:]
+    options = {}
+    if apart:
+        ends = (ids == 0).long()
+        document = ends.cumsum(1) - ends  # a document's end token still belongs to it
+        index = torch.arange(ids.shape[1])
+        start = torch.zeros_like(ids)
+        start[:, 1:] = torch.where(document[:, 1:] != document[:, :-1], index[1:], 0)
+        options["position_ids"] = index - start.cummax(1).values
+        mask = (document[:, :, None] == document[:, None, :]) & (index[:, None] >= index[None, :])
+        options["attention_mask"] = mask[:, None]
+        labels = labels.masked_fill(ends.bool(), -100)  # nobody can know how the next document starts
+    logits = model(input_ids=ids, **options).logits
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1), ignore_index=-100)
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, held: list[list[list[int]]]) -> float:
+def start_by_copying(model: LlamaForCausalLM) -> None:
+    """Attention heads start by handing on what they look at (o_proj = v_proj transposed), which teaches names sooner."""
+    torch.nn.init.normal_(model.model.embed_tokens.weight, 0.0, 0.1)
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        width, groups = attention.head_dim, attention.num_key_value_groups
+        for kv in range(attention.v_proj.weight.shape[0] // width):
+            rows = 0.5 * torch.linalg.qr(torch.randn(attention.v_proj.weight.shape[1], width))[0].T
+            attention.v_proj.weight[kv * width:(kv + 1) * width] = rows
+            for head in range(kv * groups, (kv + 1) * groups):
+                attention.o_proj.weight[:, head * width:(head + 1) * width] = rows.T
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, held: list[list[int]]) -> float:
     model.eval()
-    losses = [loss_of(model, batch).item() for batch in held]
+    losses = [loss_of(model, held[i:i + 16], apart=True).item() for i in range(0, len(held), 16)]
     model.train()
     return sum(losses) / len(losses)
 
@@ -144,8 +145,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1100)
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--tokens", type=int, default=2048, help="tokens per step")
     parser.add_argument("--lr", type=float, default=0.02, help="Muon's, for the matrices")
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
@@ -158,60 +159,49 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, args.vocab)
     documents = [e.ids + [0] for e in tokenizer.encode_batch(texts)]
     held, documents = documents[:600], documents[600:]
-    held_batches = bucketed(held, args.tokens, random.Random(1))
+    held_rows = packed(held, 257, random.Random(1))
     print(f"{len(texts)} texts, {sum(map(len, documents)):,} tokens, vocabulary {tokenizer.get_vocab_size()}, {len(held)} texts held out", flush=True)
 
     config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=128, intermediate_size=384, num_hidden_layers=6,
                          num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=512, rms_norm_eps=1e-5,
                          tie_word_embeddings=True, bos_token_id=0, eos_token_id=2, pad_token_id=0)
     model = LlamaForCausalLM(config)
+    start_by_copying(model)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05), torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)]
     peaks = [args.lr, 4e-3]
 
-    short: list[list[list[int]]] = []
-    long: list[list[int]] = []
+    queues: dict[int, list[list[int]]] = {256: [], 512: []}
     started = time.time()
     average = 0.0
     for step in range(args.steps):
-        # Mostly one text per row, as in use; every fourth batch has long rows, so that all positions get trained.
-        skip: list[int] = []
-        if step % 4 == 3:
-            count = args.tokens // 512
-            if len(long) < count:
-                long += packed(documents, 513, rng)
-            batch = [long.pop() for _ in range(count)]
-            if step < args.steps // 2:
-                for i in range(count // 2):
-                    row, period = repeated(513, config.vocab_size, rng)
-                    batch[i] = row
-                    skip.append(period)
-        else:
-            short = short or bucketed(documents, args.tokens, rng)
-            batch = short.pop()
+        # Every fourth batch has long rows of texts that see each other, so that all positions get trained.
+        length = 512 if step % 4 == 3 else 256
+        if len(queues[length]) < args.tokens // length:
+            queues[length] += packed(documents, length + 1, rng)
+        batch = [queues[length].pop() for _ in range(args.tokens // length)]
         progress = step / args.steps
         scale = min(1.0, (step + 1) / 30) * (1.0 if progress < 0.4 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.4) / 0.6)))
         for optimizer, peak in zip(optimizers, peaks):
             optimizer.param_groups[0]["lr"] = peak * scale
-        loss = loss_of(model, batch, skip)
+        loss = loss_of(model, batch, apart=length == 256)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if not skip:
-            average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
-        if step % 20 == 0 or step + 1 == args.steps:
+        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
+        if step % 50 == 0 or step + 1 == args.steps:
             print(f"step {step} loss {average:.4f} {time.time() - started:.0f} s", flush=True)
-        if step % 250 == 249 or step + 1 == args.steps:
-            print(f"step {step} held-out loss {evaluate(model, held_batches):.4f}", flush=True)
+        if step % 500 == 499 or step + 1 == args.steps:
+            print(f"step {step} held-out loss {evaluate(model, held_rows):.4f}", flush=True)
             write_folder(args.output, tokenizer, config, model)
             show(args.output)
     rounded = AutoModelForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     size = sum(f.stat().st_size for f in args.output.iterdir())
-    print(f"held-out loss in f32 {evaluate(model, held_batches):.4f}, rounded to f16 {evaluate(rounded, held_batches):.4f}; {size:,} bytes in all")
+    print(f"held-out loss in f32 {evaluate(model, held_rows):.4f}, rounded to f16 {evaluate(rounded, held_rows):.4f}; {size:,} bytes in all")
 
 
 if __name__ == "__main__":
