@@ -12,7 +12,7 @@ use loradeck::protocol::{
 };
 use loradeck::run::client::Client;
 use loradeck::run::folder::{RunInfo, live_runner};
-use loradeck::run::link::{Link, Update};
+use loradeck::run::link::Update;
 use loradeck::run::status::{Status, current_state, load_state};
 use support::{Run, Updates, eventually};
 
@@ -168,7 +168,10 @@ fn bad_input_found_by_the_trainer_ends_with_code_2_and_its_sentence() {
         state.error.as_deref(),
         Some("train.jsonl:3: not a record; mend it")
     );
-    assert_eq!(RunInfo::read(&run.folder).unwrap().ended.unwrap().exit_code, 2);
+    assert_eq!(
+        RunInfo::read(&run.folder).unwrap().ended.unwrap().exit_code,
+        2
+    );
 }
 
 #[test]
@@ -230,10 +233,11 @@ fn every_deck_sees_the_ack_of_every_command() {
 
 #[test]
 fn a_deck_sees_every_event_once_and_in_order_from_snapshot_to_end() {
-    let run = Run::new("max_steps: 3000");
-    let runner = run.start("fast");
+    let run = Run::new("max_steps: 1500");
+    let runner = run.start("");
     runner.answers();
     let deck = Updates::open(&run.folder);
+    deck.wait_for("the runner", |u| matches!(u, Update::Connected { .. }));
     assert_eq!(runner.wait(), 0);
     deck.wait_for("the end", |u| matches!(u, Update::Disconnected { .. }));
     let updates = deck.all();
@@ -252,10 +256,13 @@ fn a_deck_sees_every_event_once_and_in_order_from_snapshot_to_end() {
             _ => {}
         }
     }
-    assert_eq!(state.last.step, 3000);
+    assert_eq!(state.last.step, 1500);
     let from_folder = load_state(&run.folder).unwrap();
-    assert_eq!(state, from_folder, "the wire and the folder tell the same");
-    assert_eq!(folded.as_deref(), Some(&from_folder));
+    assert!(
+        state == from_folder,
+        "the wire and the folder tell the same"
+    );
+    assert!(folded.is_some_and(|f| *f == from_folder));
 }
 
 #[test]
@@ -333,7 +340,10 @@ fn a_link_fills_the_gap_that_dropped_events_leave() {
         }
     }
     let state = state.unwrap();
-    assert_eq!(state.loss.buckets().iter().map(|b| b.count).sum::<u64>(), 9000);
+    assert_eq!(
+        state.loss.buckets().iter().map(|b| b.count).sum::<u64>(),
+        9000
+    );
     drop(runner);
 }
 
@@ -403,7 +413,10 @@ fn bad_lines_are_refused_and_never_end_the_run_or_the_conversation() {
     refused(b"[1,2,3]", 0);
     refused(b"\xff\xfe\x00", 0);
     refused(b"{\"type\":\"launch\",\"id\":7}", 7);
-    refused(b"{\"type\":\"query\",\"id\":3,\"query\":{\"name\":\"config_file\"}}", 3);
+    refused(
+        b"{\"type\":\"query\",\"id\":3,\"query\":{\"name\":\"config_file\"}}",
+        3,
+    );
     refused(&vec![b'['; 100_000], 0);
     let hello = ClientMessage::Hello {
         version: VERSION,
@@ -542,9 +555,20 @@ fn a_nan_loss_survives_log_socket_and_status() {
     assert_eq!(json["grad_norm"], "Infinity");
     assert_eq!(json["phase"], "done");
     for key in [
-        "run", "pid", "step", "total_steps", "epoch", "eval_loss", "base_eval_loss",
-        "learning_rate", "tokens_per_second", "eta_seconds", "peak_memory_bytes", "checkpoints",
-        "exports", "error",
+        "run",
+        "pid",
+        "step",
+        "total_steps",
+        "epoch",
+        "eval_loss",
+        "base_eval_loss",
+        "learning_rate",
+        "tokens_per_second",
+        "eta_seconds",
+        "peak_memory_bytes",
+        "checkpoints",
+        "exports",
+        "error",
     ] {
         assert!(json.get(key).is_some(), "{key} is missing");
     }

@@ -1,7 +1,7 @@
 //! A run folder with a runner process whose trainer only pretends.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use loradeck::config::{self, RunConfig};
 use loradeck::error::input_error;
-use loradeck::protocol::{
-    self, Event, EventKind, Level, Message, Num, PhaseName, StepMetrics,
-};
+use loradeck::protocol::{self, Event, EventKind, Level, Message, Num, PhaseName, StepMetrics};
 use loradeck::run::client::Client;
 use loradeck::run::folder::RunFolder;
 use loradeck::run::link::{Link, Update};
@@ -112,13 +110,19 @@ impl Run {
         }
     }
 
+    /// Its stdout is closed after the first step's line.
     pub fn start_with_closed_stdout(&self) -> i32 {
         let mut child = self
             .command("", "foreground")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        drop(child.stdout.take());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for line in lines.map_while(Result::ok) {
+            if line.starts_with("step 1") {
+                break;
+            }
+        }
         child.wait().unwrap().code().unwrap()
     }
 
@@ -136,7 +140,11 @@ impl Run {
         for file in files {
             let text = fs::read_to_string(file).unwrap();
             let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            events.extend(whole.lines().map(|l| serde_json::from_str::<Event>(l).unwrap()));
+            events.extend(
+                whole
+                    .lines()
+                    .map(|l| serde_json::from_str::<Event>(l).unwrap()),
+            );
         }
         events
     }
@@ -186,7 +194,12 @@ impl Runner {
         let code = self.wait();
         let mut text = String::new();
         let mut child = self.child.lock().unwrap();
-        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         (code, text)
     }
 }
