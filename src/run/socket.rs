@@ -37,10 +37,7 @@ impl Socket {
                 Err(e) => why.push(format!("{e:#}")),
             }
         }
-        Err(anyhow!(
-            "no place for the control socket: {}",
-            why.join("; ")
-        ))
+        Err(anyhow!("no place for the control socket: {}", why.join("; ")))
     }
 
     pub fn path(&self) -> &Path {
@@ -120,3 +117,4 @@ fn private_folder(folder: &Path) -> Result<()> {
     }
     Ok(())
 }
+
