@@ -42,7 +42,7 @@ impl Pane {
     pub fn title(self) -> &'static str {
         match self {
             Pane::Loss => "loss",
-            Pane::Rate => "learning rate",
+            Pane::Rate => "rate and norm",
             Pane::Gpu => "GPU",
             Pane::Host => "host",
             Pane::Config => "config",
@@ -56,7 +56,7 @@ impl Pane {
     /// For a row of tabs.
     fn short_title(self) -> &'static str {
         match self {
-            Pane::Rate => "lr",
+            Pane::Rate => "rate",
             Pane::Checkpoints => "saves",
             pane => pane.title(),
         }
@@ -97,15 +97,16 @@ impl Slot {
                 p.number().to_string()
             }
         };
-        let fits = |labels: &[String]| {
-            labels.iter().map(|l| width(l) + 3).sum::<usize>() <= room + 1
-        };
+        let fits =
+            |labels: &[String]| labels.iter().map(|l| width(l) + 3).sum::<usize>() <= room + 1;
+        let mut gap = 3;
         let mut labels: Vec<String> = self.panes.iter().map(long).collect();
         if !fits(&labels) {
             labels = self.panes.iter().map(short).collect();
         }
         if !fits(&labels) {
             labels = self.panes.iter().map(least).collect();
+            gap = 1;
         }
         let mut x = self.area.x + 3;
         self.panes
@@ -113,7 +114,7 @@ impl Slot {
             .zip(labels)
             .map(|(pane, label)| {
                 let at = x;
-                x += width(&label) as u16 + 3;
+                x += width(&label) as u16 + gap;
                 (*pane, at, label)
             })
             .collect()
@@ -193,10 +194,7 @@ pub fn arrange(size: (u16, u16), recent: &[Pane], maximised: bool) -> Option<Arr
         let (left, right) = side_by_side(body, 60);
         let [loss, tabs] = stack(left, [56, 44]);
         slot(loss, &[Pane::Loss]);
-        slot(
-            tabs,
-            &[Pane::Samples, Pane::Rate, Pane::Config, Pane::Data],
-        );
+        slot(tabs, &[Pane::Samples, Pane::Rate, Pane::Config, Pane::Data]);
         let [gpu, host, saves, log] = stack(right, [24, 22, 22, 32]);
         slot(gpu, &[Pane::Gpu]);
         slot(host, &[Pane::Host]);

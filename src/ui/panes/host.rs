@@ -79,7 +79,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             "disk",
             &[(
                 disk_used as f64 / host.disk_total.max(1) as f64,
-                Role::BarOther,
+                Role::Muted,
             )],
             format!("{} left", text::bytes(host.disk_free)),
             disk_role,
@@ -104,7 +104,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             .collect();
         lines.push(history_line(
             theme,
-            "CPU",
+            "history",
             LABELS,
             &values,
             app.readings,
