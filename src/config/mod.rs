@@ -1,6 +1,24 @@
 //! The YAML file: its keys, defaults, checks, and which changes may act during a run.
 
-use std::path::PathBuf;
+mod keys;
+mod kinds;
+mod live;
+mod load;
+mod names;
+mod paths;
+mod read;
+mod rules;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::protocol::{ConfigChange, ConfigEntry};
+
+pub use keys::Applies;
 
 /// A run's settings, complete: every default is filled in, every path absolute.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,10 +127,6 @@ pub enum ExportFormat {
     Gguf,
 }
 
-use std::path::Path;
-
-use crate::protocol::{ConfigChange, ConfigEntry};
-
 /// A config file that was read without error.
 #[derive(Clone, Debug)]
 pub struct LoadedConfig {
@@ -140,25 +154,69 @@ pub struct Problem {
     pub fix: String,
 }
 
+impl fmt::Display for Problem {
+    /// `path:line:column: message; fix`, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.path.display())?;
+        if self.line > 0 {
+            write!(f, "{}:{}:", self.line, self.column)?;
+        }
+        write!(f, " {}", self.message)?;
+        if !self.fix.is_empty() {
+            write!(f, "; {}", self.fix)?;
+        }
+        Ok(())
+    }
+}
+
+/// All problems as one input error, a line each.
+pub fn problems_error(problems: &[Problem]) -> anyhow::Error {
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    crate::error::input_error(lines.join("\n"))
+}
+
+impl LoadedConfig {
+    /// Why no run can be made of this config, right as it is: its task is not built in this version.
+    pub fn not_built(&self) -> Option<Problem> {
+        if self.config.task_type == TaskType::TextGeneration {
+            return None;
+        }
+        let line = |key: &str| {
+            let entry = self.entries.iter().find(|e| e.key == key)?;
+            entry.source.strip_prefix("line ")?.parse().ok()
+        };
+        let line = line("task_type")
+            .or_else(|| line("base_model"))
+            .unwrap_or(0);
+        Some(Problem {
+            path: self.path.clone(),
+            line,
+            column: usize::from(line > 0),
+            key: "task_type".into(),
+            message: "this config trains an image model, which is not built in this version of \
+                      loradeck"
+                .into(),
+            fix: "only `task_type: text-generation` is".into(),
+        })
+    }
+}
+
 /// Reads, completes and checks a config. `sets` are `key=value` (YAML values) that win over the file.
 ///
 /// # Errors
 /// Every problem at once, in the order of the file.
 pub fn load(path: &Path, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> {
-    let _ = (path, sets);
-    todo!("config room")
+    load::load(path, sets)
 }
 
 /// What differs between a run's config and an edited one, with when each change acts.
 pub fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {
-    let _ = (running, edited);
-    todo!("config room")
+    live::diff(running, edited)
 }
 
 /// Takes over the values of the keys that may change live (and "checkpoint" ones).
 pub fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
-    let _ = (running, edited);
-    todo!("config room")
+    live::apply_live(running, edited);
 }
 
 /// Sets one live key from YAML text, validated as in a file.
@@ -166,6 +224,45 @@ pub fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
 /// # Errors
 /// A sentence: unknown key, bad value, or a key that needs a restart.
 pub fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<RunConfig, String> {
-    let _ = (running, key, value);
-    todo!("config room")
+    live::set_live(running, key, value)
+}
+
+/// Changes that forbid resuming a run: keys of what is computed, which would make the run another
+/// one. Where the run lies and which device computes it may differ.
+pub fn restart_keys_differ(stored: &RunConfig, wanted: &RunConfig) -> Vec<ConfigChange> {
+    live::restart_keys_differ(stored, wanted)
+}
+
+/// The whole config as YAML: every key of its task in the order of the documentation, paths
+/// absolute. [`load`] reads it back to an equal config.
+pub fn to_yaml(config: &RunConfig) -> String {
+    load::used_keys(config)
+        .map(|key| format!("{}: {}\n", key.name, (key.show)(config)))
+        .collect()
+}
+
+/// Every key with its default, effect and meaning, as a Markdown table (the README's).
+pub fn markdown_table() -> String {
+    let mut out =
+        String::from("| key | default | a change acts | what it is |\n|---|---|---|---|\n");
+    for key in keys::KEYS {
+        out += &format!(
+            "| `{}` | {} | {} | {} |\n",
+            key.name,
+            key.default,
+            key.applies.as_str(),
+            key.doc
+        );
+    }
+    let unbuilt: Vec<String> = keys::IMAGE_KEYS
+        .iter()
+        .map(|k| k.name)
+        .chain(keys::UNBUILT.iter().map(|k| k.name))
+        .map(|name| format!("`{name}`"))
+        .collect();
+    out += &format!(
+        "\nKnown, and refused until they are built: {}.\n",
+        unbuilt.join(", ")
+    );
+    out
 }

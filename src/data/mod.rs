@@ -1,10 +1,22 @@
 //! Training data: reading, chat templates, tokenising with a loss mask, statistics, seeded batches.
 
+mod batches;
+mod files;
+mod formats;
+mod statistics;
+mod template;
+mod tokens;
+
 use anyhow::Result;
+use rayon::prelude::*;
 
 use crate::config::RunConfig;
-use crate::model::{TokenBatch, Tokenizer};
-use crate::protocol::{DataStatistics, RecordPreview};
+use crate::error::input_error;
+use crate::model::Tokenizer;
+use crate::protocol::{DataStatistics, RecordPreview, RecordSegment};
+use crate::random::{Purpose, Stream};
+
+pub use batches::{Batches, Cursor, collate};
 
 /// A tokenised record.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,62 +50,185 @@ pub struct Dataset {
 /// listed in `bad`; whether they end the run is the caller's choice (`skip_bad_records`).
 ///
 /// # Errors
-/// Nothing usable at all: no file, no record, unreadable folder, a chat template that fails.
+/// Nothing usable at all: no file, no record, an unreadable folder, a chat template that is not
+/// valid, a split that leaves nothing to train on.
 pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
-    let _ = (config, tokenizer);
-    todo!("data room")
+    let encoder = tokens::Encoder {
+        tokenizer,
+        template: template::ChatTemplate::of(tokenizer, config.chat_template.as_deref())?,
+        sequence_len: config.sequence_len,
+        train_on_inputs: config.train_on_inputs,
+    };
+    let files::Found {
+        files,
+        mut warnings,
+    } = files::find(&config.train_data_dir)?;
+    let mut raw = Vec::new();
+    for (name, path) in &files {
+        let records = files::read(name, path)?;
+        if records.is_empty() {
+            warnings.push(format!("{name} holds no record"));
+        }
+        raw.extend(records);
+    }
+    let tokenised: Vec<_> = raw.par_iter().map(|r| encoder.records(r)).collect();
+    let mut records = Vec::new();
+    let mut bad = Vec::new();
+    for result in tokenised {
+        match result {
+            Ok(found) => records.extend(found),
+            Err(reason) => bad.push(reason),
+        }
+    }
+    if records.is_empty() {
+        return Err(nothing_usable(config, &bad));
+    }
+    if encoder.template.is_none() && records.iter().any(|r| r.format != "text") {
+        warnings.push(
+            "the base has no chat template: conversations take a plain form (`User: ...`, \
+             `Assistant: ...`; alpaca's `### Instruction:`); `chat_template` gives another"
+                .into(),
+        );
+    }
+    let (train, eval) = split(records, config.eval_split, config.seed)?;
+    let mut statistics = statistics::of(&train, &eval, config.sequence_len, warnings);
+    statistics.files = files.len() as u64;
+    if config.skip_bad_records {
+        statistics.skipped = bad.len() as u64;
+    }
+    Ok(Dataset {
+        train,
+        eval,
+        statistics,
+        bad,
+    })
+}
+
+impl std::fmt::Display for BadRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: {}", self.file, self.line, self.reason)
+    }
+}
+
+fn nothing_usable(config: &RunConfig, bad: &[BadRecord]) -> anyhow::Error {
+    let path = config.train_data_dir.display();
+    if bad.is_empty() {
+        return input_error(format!("train_data_dir: {path} holds no record"));
+    }
+    let mut text = format!(
+        "train_data_dir: none of the {} records in {path} can be used:",
+        bad.len()
+    );
+    for record in bad.iter().take(10) {
+        text += &format!("\n  {record}");
+    }
+    if bad.len() > 10 {
+        text += &format!("\n  and {} more", bad.len() - 10);
+    }
+    input_error(text)
+}
+
+/// Holds out `eval_split` (a share, or a number) of the records, chosen by `seed`; both parts keep
+/// the order of the data.
+fn split(records: Vec<Record>, eval_split: f64, seed: u64) -> Result<(Vec<Record>, Vec<Record>)> {
+    let total = records.len();
+    if eval_split == 0.0 {
+        return Ok((records, Vec::new()));
+    }
+    let held_out = if eval_split < 1.0 {
+        ((eval_split * total as f64).round() as usize).max(1)
+    } else {
+        eval_split as usize
+    };
+    if held_out >= total {
+        return Err(input_error(format!(
+            "eval_split: {eval_split} holds out {held_out} of {total} usable records and leaves none \
+             to train on; write a smaller one, or `eval_split: 0` for no eval"
+        )));
+    }
+    let mut order: Vec<u32> = (0..total as u32).collect();
+    Stream::new(seed, Purpose::Split, 0, 0).shuffle(&mut order);
+    let mut out = vec![false; total];
+    for index in &order[..held_out] {
+        out[*index as usize] = true;
+    }
+    let mut out = out.into_iter();
+    let (eval, train) = records
+        .into_iter()
+        .partition(|_| out.next().unwrap_or(false));
+    Ok((train, eval))
 }
 
 impl Dataset {
     /// Records `from..from + count` (train first, then eval) as the model sees them.
     pub fn preview(&self, tokenizer: &Tokenizer, from: usize, count: usize) -> Vec<RecordPreview> {
-        let _ = (tokenizer, from, count);
-        todo!("data room")
+        let train = self.train.iter().map(|r| (r, "train"));
+        let eval = self.eval.iter().map(|r| (r, "eval"));
+        train
+            .chain(eval)
+            .enumerate()
+            .skip(from)
+            .take(count)
+            .map(|(index, (record, split))| RecordPreview {
+                index,
+                origin: record.origin.clone(),
+                format: record.format.to_owned(),
+                tokens: record.ids.len() as u64,
+                trained_tokens: statistics::trained_tokens(record),
+                truncated: record.truncated,
+                split: split.to_owned(),
+                segments: segments(record, tokenizer),
+            })
+            .collect()
     }
 }
 
-/// Where the next micro-batch comes from: all a checkpoint needs to go on reading.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Cursor {
-    pub epoch: u64,
-    /// Micro-batches of this epoch already used.
-    pub micro_batch: u64,
-}
-
-/// The order of training: a pure function of seed, epoch and position.
-pub struct Batches {
-    _private: (),
-}
-
-impl Batches {
-    pub fn new(seed: u64, batch_size: usize, records: usize) -> Self {
-        let _ = (seed, batch_size, records);
-        todo!("data room")
+/// The record's text, cut where the mask changes. A character whose bytes lie on both sides of a
+/// cut goes behind it.
+fn segments(record: &Record, tokenizer: &Tokenizer) -> Vec<RecordSegment> {
+    let decode = |count: usize| {
+        tokenizer
+            .decode(&record.ids[..count], true)
+            .unwrap_or_default()
+    };
+    let whole = decode(record.ids.len());
+    let mut segments = Vec::new();
+    let (mut tokens, mut bytes) = (0, 0);
+    for part in record.trained.chunk_by(|a, b| a == b) {
+        tokens += part.len();
+        let end = if tokens == record.ids.len() {
+            whole.len()
+        } else {
+            let same = |(a, b): &(char, char)| a == b;
+            let text = decode(tokens);
+            let common = text.chars().zip(whole.chars()).take_while(same);
+            common.map(|(c, _)| c.len_utf8()).sum::<usize>().max(bytes)
+        };
+        segments.push(RecordSegment {
+            text: whole[bytes..end].to_owned(),
+            trained: part[0],
+        });
+        bytes = end;
     }
-    /// Micro-batches of one epoch (the last may be smaller).
-    pub fn per_epoch(&self) -> u64 {
-        todo!("data room")
-    }
-    /// Indices of the records of the micro-batch at `cursor`, and the cursor after it.
-    pub fn at(&self, cursor: Cursor) -> (Vec<usize>, Cursor) {
-        let _ = cursor;
-        todo!("data room")
-    }
-}
-
-/// Right-pads the records into a batch with shifted targets.
-pub fn collate(records: &[&Record]) -> TokenBatch {
-    let _ = records;
-    todo!("data room")
+    segments
 }
 
 /// The chat-template rendering of a user's prompt, ready for generation; the prompt itself when
-/// the base has no template.
+/// the base has no template. `template` replaces the tokenizer's own.
+///
+/// # Errors
+/// The template is not valid, or refuses the prompt.
 pub fn render_prompt(
     tokenizer: &Tokenizer,
     template: Option<&str>,
     prompt: &str,
 ) -> Result<String> {
-    let _ = (tokenizer, template, prompt);
-    todo!("data room")
+    let Some(template) = template::ChatTemplate::of(tokenizer, template)? else {
+        return Ok(prompt.to_owned());
+    };
+    let message = formats::Message {
+        role: formats::Role::User,
+        content: prompt.to_owned(),
+    };
+    template.render(&[message], true).map_err(input_error)
 }

@@ -1,2 +1,38 @@
 //! Differentiable operations with a backward of their own, so that frozen weights never get a
 //! gradient and fused steps never detach. Each is checked by finite differences.
+//!
+//! Activations are `[tokens, features]`: the rows of a batch lie one after another, without
+//! padding; where one ends is told by [`Span`]s. On the CPU the operations run in f32 on rayon's
+//! threads, and every sum is taken in an order that does not depend on scheduling, so equal inputs
+//! give equal bits. On other devices the same functions are composed of candle's operations.
+
+mod attention;
+mod dropout;
+mod embedding;
+mod head;
+mod linear;
+mod lora;
+mod matrix;
+mod norm;
+mod pull;
+mod rope;
+mod swiglu;
+mod tensors;
+mod weight;
+
+#[cfg(test)]
+mod finite_differences;
+
+pub use attention::{Heads, Span, attention};
+pub use dropout::Dropout;
+pub use embedding::embedding;
+pub use head::cross_entropy;
+pub(crate) use head::tokens_at_once;
+pub use linear::frozen_linear;
+pub use lora::{LoraTerm, lora_linear};
+pub use norm::rms_norm;
+pub use pull::pull_gradients;
+pub use rope::{RopeTable, rope};
+pub use swiglu::swiglu;
+pub use tensors::to_vec;
+pub use weight::{Bytes, FrozenWeight, HostWeight};

@@ -1,0 +1,81 @@
+//! What a change does to a run: now, from the next checkpoint, or not before a new run.
+
+use super::RunConfig;
+use super::keys::{self, Applies, KEYS};
+use super::load::{from_text, read, sentence, used_keys};
+use super::names::{Advice, advise};
+use super::rules::impossible;
+use super::values::shown;
+use crate::protocol::ConfigChange;
+
+/// Restart keys that may change between a run and its resume: where the run lies and what computes
+/// it, not what is computed. (Recomputing activations gives the same numbers.)
+const FREE_ON_RESUME: &[&str] = &["output_dir", "device", "gradient_checkpointing"];
+
+pub(super) fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {
+    used_keys(edited)
+        .filter_map(|key| {
+            let (old, new) = ((key.show)(running), (key.show)(edited));
+            (old != new).then(|| ConfigChange {
+                key: key.name.into(),
+                old,
+                new,
+                applies: key.applies.as_str().into(),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn restart_keys_differ(stored: &RunConfig, wanted: &RunConfig) -> Vec<ConfigChange> {
+    diff(stored, wanted)
+        .into_iter()
+        .filter(|c| c.applies == Applies::Restart.as_str())
+        .filter(|c| !FREE_ON_RESUME.contains(&c.key.as_str()))
+        .collect()
+}
+
+pub(super) fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
+    for key in KEYS.iter().filter(|k| k.applies != Applies::Restart) {
+        (key.take)(running, edited);
+    }
+}
+
+pub(super) fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<RunConfig, String> {
+    let Some(found) = keys::find(key.trim()) else {
+        return Err(match advise(key, KEYS.iter().map(|k| k.name)) {
+            Advice::Renamed(ours) | Advice::Misspelt(ours) => {
+                format!("`{key}` is not a key; did you mean `{ours}`?")
+            }
+            _ => format!(
+                "`{key}` is not a key; these may change during a run: {}",
+                live_keys()
+            ),
+        });
+    };
+    if found.applies == Applies::Restart {
+        return Err(format!(
+            "`{key}` needs a new run; these may change during one: {}",
+            live_keys()
+        ));
+    }
+    let value = from_text(value);
+    let mut changed = running.clone();
+    let told = |(message, fix): (String, String)| format!("{message}; {fix}");
+    read(found, &mut changed, &value).map_err(|f| told(sentence(found, &shown(&value), f)))?;
+    match impossible(&changed).into_iter().next() {
+        Some((name, fault)) => {
+            let blamed = keys::find(name).unwrap_or(found);
+            Err(told(sentence(blamed, &(blamed.show)(&changed), fault)))
+        }
+        None => Ok(changed),
+    }
+}
+
+fn live_keys() -> String {
+    let names: Vec<&str> = KEYS
+        .iter()
+        .filter(|k| k.applies != Applies::Restart)
+        .map(|k| k.name)
+        .collect();
+    names.join(", ")
+}

@@ -1,0 +1,119 @@
+//! What a run is by default, and what no run can be.
+
+use std::path::PathBuf;
+
+use super::values::Fault;
+use super::{
+    DeviceChoice, ExportFormat, LrScheduler, Optimizer, Precision, RunConfig, TargetModules,
+    TaskType,
+};
+
+/// Values that are right each by itself and impossible together, by the key to blame.
+pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
+    let mut faults = Vec::new();
+    if let Some(steps) = config.max_steps.filter(|s| config.warmup_steps >= *s) {
+        faults.push((
+            "warmup_steps",
+            Fault::new(
+                format!("never ends: the run has {steps} steps (`max_steps`)"),
+                format!("write a number below {steps}"),
+            ),
+        ));
+    }
+    let on_cpu = match config.device {
+        DeviceChoice::Cpu => true,
+        DeviceChoice::Auto => !cfg!(feature = "cuda"),
+        DeviceChoice::Cuda(_) => false,
+    };
+    if on_cpu && config.precision.is_some_and(|p| p != Precision::F32) {
+        faults.push((
+            "precision",
+            Fault::new(
+                "needs a GPU: the CPU computes in f32 only in this version",
+                "write `precision: f32`, or remove the line",
+            ),
+        ));
+    }
+    for format in &config.export_formats {
+        let verdict = match (config.task_type, format) {
+            (TaskType::TextGeneration, ExportFormat::Diffusers | ExportFormat::Kohya) => {
+                "holds a format of image models"
+            }
+            (TaskType::TextGeneration, ExportFormat::Gguf) => {
+                "holds `gguf`, which is not built yet in this version of loradeck"
+            }
+            (TaskType::TextToImage, ExportFormat::Peft | ExportFormat::Gguf) => {
+                "holds a format of language models"
+            }
+            _ => continue,
+        };
+        let fix = match config.task_type {
+            TaskType::TextGeneration => "write `export_formats: [peft]`",
+            TaskType::TextToImage => "write `export_formats: [diffusers, kohya]`",
+        };
+        faults.push(("export_formats", Fault::new(verdict, fix)));
+        break;
+    }
+    if config.output_dir.starts_with(&config.train_data_dir) {
+        faults.push((
+            "output_dir",
+            Fault::new(
+                format!(
+                    "lies inside the training data ({}), which would then hold the run's own files",
+                    config.train_data_dir.display()
+                ),
+                "write a folder outside `train_data_dir`",
+            ),
+        ));
+    }
+    faults
+}
+
+/// A text run's defaults; what must be given is empty.
+pub(super) fn text_defaults() -> RunConfig {
+    RunConfig {
+        base_model: String::new(),
+        task_type: TaskType::TextGeneration,
+        train_data_dir: PathBuf::new(),
+        metadata_path: None,
+        output_dir: PathBuf::new(),
+        lora_rank: 8,
+        lora_alpha: 8.0,
+        lora_dropout: 0.0,
+        target_modules: TargetModules::Names(
+            ["q_proj", "k_proj", "v_proj", "o_proj"]
+                .map(str::to_owned)
+                .to_vec(),
+        ),
+        layers: None,
+        use_rslora: false,
+        loraplus_ratio: 1.0,
+        init_from: None,
+        epochs: 3.0,
+        max_steps: None,
+        batch_size: 2,
+        gradient_accumulation_steps: 1,
+        gradient_checkpointing: None,
+        max_grad_norm: 1.0,
+        learning_rate: 2e-4,
+        lr_scheduler: LrScheduler::Cosine,
+        warmup_steps: 0,
+        weight_decay: 0.0,
+        optimizer: Optimizer::AdamW,
+        seed: 42,
+        precision: None,
+        device: DeviceChoice::Auto,
+        sequence_len: 1024,
+        train_on_inputs: false,
+        chat_template: None,
+        skip_bad_records: false,
+        eval_split: 0.05,
+        eval_steps: 100,
+        sample_prompts: Vec::new(),
+        sample_steps: 100,
+        save_steps: 100,
+        keep_checkpoints: None,
+        export_formats: vec![ExportFormat::Peft],
+        resolution: 512,
+    }
+}

@@ -1,0 +1,402 @@
+//! The decoder: forward passes, and training passes block by block.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::batch::{Packed, TokenBatch};
+use super::block::{Block, BlockTerms, Pass};
+use super::cache::{KvCache, LayerCache};
+use super::config::{DecoderConfig, LINEARS};
+use super::lora::{Active, LoraSet};
+use super::source::Source;
+use crate::error::input_error;
+use crate::ops::{
+    Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, cross_entropy, embedding, frozen_linear,
+    pull_gradients, rms_norm,
+};
+
+/// Key of a micro-batch's dropout masks: equal keys give equal masks.
+#[derive(Clone, Copy, Debug)]
+pub struct DropoutKey {
+    pub seed: u64,
+    pub step: u64,
+    pub micro_batch: u32,
+}
+
+/// What a training pass gives: sums, so that micro-batches add up to the full batch.
+pub struct LossAndGradients {
+    /// Sum over trained tokens of the negative log-likelihood.
+    pub loss_sum: f64,
+    pub trained_tokens: u64,
+    /// Gradients of `loss_sum` for (A, B) of every pair of the set, in its order, f32.
+    pub gradients: Vec<(Tensor, Tensor)>,
+}
+
+/// Frozen decoder; all state of a pass is local to the call.
+pub struct Decoder {
+    config: DecoderConfig,
+    device: Device,
+    dtype: DType,
+    embedding: FrozenWeight,
+    blocks: Vec<Block>,
+    norm: Tensor,
+    head: FrozenWeight,
+    rope_frequencies: Vec<f32>,
+    /// Module -> (layer, index into [`LINEARS`]).
+    modules: BTreeMap<String, (usize, usize)>,
+}
+
+impl Decoder {
+    pub(super) fn new(source: &Source, device: &Device, dtype: DType) -> Result<Self> {
+        if matches!(device, Device::Cpu) && dtype != DType::F32 {
+            return Err(input_error(
+                "on the CPU loradeck computes in f32; set `precision: f32` or leave it out",
+            ));
+        }
+        let config = source.config.clone();
+        let place = |name: String| -> Result<FrozenWeight> {
+            FrozenWeight::new(source.weight(&name)?, device, dtype)
+                .with_context(|| format!("the weight {name} does not fit on the device"))
+        };
+        let norm = |name: String| -> Result<Tensor> {
+            let weight = source.weight(&name)?.row(0);
+            Ok(Tensor::from_vec(weight, config.hidden_size, device)?)
+        };
+        let mut blocks = Vec::new();
+        let mut modules = BTreeMap::new();
+        for layer in 0..config.layers {
+            let prefix = format!("model.layers.{layer}");
+            let mut linears = Vec::new();
+            for (kind, linear) in LINEARS.iter().enumerate() {
+                linears.push(place(format!("{prefix}.{linear}.weight"))?);
+                modules.insert(format!("{prefix}.{linear}"), (layer, kind));
+            }
+            blocks.push(Block {
+                input_norm: norm(format!("{prefix}.input_layernorm.weight"))?,
+                post_attention_norm: norm(format!("{prefix}.post_attention_layernorm.weight"))?,
+                linears: linears
+                    .try_into()
+                    .map_err(|_| anyhow::anyhow!("a block has another number of linears"))?,
+            });
+        }
+        let embedding = place("model.embed_tokens.weight".to_owned())?;
+        let head = match config.tie_word_embeddings {
+            true => embedding.clone(),
+            false => place("lm_head.weight".to_owned())?,
+        };
+        Ok(Decoder {
+            norm: norm("model.norm.weight".to_owned())?,
+            rope_frequencies: config.rope_frequencies(),
+            device: device.clone(),
+            dtype,
+            embedding,
+            blocks,
+            head,
+            modules,
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Logits `[B, T, V]` f32 of whole sequences; T is the longest row's length, and what lies
+    /// after the end of a shorter one is 0.
+    ///
+    /// # Errors
+    /// A token beyond the vocabulary, a row beyond the base's context, an adapter of another base;
+    /// the device fails.
+    pub fn logits(&self, input_ids: &[Vec<u32>], adapters: &[Active<'_>]) -> Result<Tensor> {
+        let packed = Packed::whole(input_ids);
+        let hidden = self.hidden(&packed, adapters)?;
+        let hidden = rms_norm(&hidden, &self.norm, self.config.rms_norm_eps)?;
+        let logits = frozen_linear(&hidden, &self.head)?.to_dtype(DType::F32)?;
+        let longest = input_ids.iter().map(Vec::len).max().unwrap_or(0);
+        let mut rows = Vec::new();
+        for span in &packed.spans {
+            let row = logits.narrow(0, span.queries.start, span.queries.len())?;
+            rows.push(row.pad_with_zeros(0, 0, longest - span.queries.len())?);
+        }
+        Ok(Tensor::stack(&rows, 0)?)
+    }
+
+    /// Sum of losses and number of trained tokens; logits are never whole in memory.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn loss(&self, batch: &TokenBatch, adapters: &[Active<'_>]) -> Result<(f64, u64)> {
+        let packed = Packed::trained(batch)?;
+        if packed.targets.is_empty() {
+            return Ok((0.0, 0));
+        }
+        let hidden = self.hidden(&packed, adapters)?;
+        let (loss, _) = self.head_loss(&hidden, &packed, false)?;
+        Ok((loss, packed.targets.len() as u64))
+    }
+
+    /// Forward and backward. With `recompute` only block inputs are kept between the two.
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn loss_and_gradients(
+        &self,
+        batch: &TokenBatch,
+        set: &LoraSet,
+        dropout: Option<DropoutKey>,
+        recompute: bool,
+    ) -> Result<LossAndGradients> {
+        let packed = Packed::trained(batch)?;
+        let adapters = [Active { set, strength: 1.0 }];
+        let terms = self.terms(&adapters, dropout, true)?;
+        let first_adapted = terms.iter().position(|t| t.iter().any(|t| !t.is_empty()));
+        let (Some(first_adapted), false) = (first_adapted, packed.targets.is_empty()) else {
+            let (loss_sum, trained_tokens) = self.loss(batch, &adapters)?;
+            return Ok(LossAndGradients {
+                loss_sum,
+                trained_tokens,
+                gradients: zero_gradients(set)?,
+            });
+        };
+        let pass = self.pass(&packed, 0)?;
+        let mut x = self.embed(&packed.ids)?;
+        // What the backward starts each block from: its input and, without recomputation, its
+        // output with the graph in between.
+        let mut kept: Vec<(Tensor, Option<Tensor>)> = Vec::new();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            if layer < first_adapted {
+                x = block.forward(&x, &Default::default(), &pass, None)?;
+            } else if recompute {
+                let y = block.forward(&x, &detached(&terms[layer]), &pass, None)?;
+                kept.push((x, None));
+                x = y;
+            } else {
+                let input = leaf(&x, layer > first_adapted)?;
+                let y = block.forward(&input, &terms[layer], &pass, None)?;
+                x = y.detach();
+                kept.push((input, Some(y)));
+            }
+        }
+        let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
+        let mut dx = d_hidden.context("the head gave no gradient")?;
+        let mut gradients: Vec<Option<(Tensor, Tensor)>> = vec![None; set.pairs.len()];
+        for layer in (first_adapted..self.blocks.len()).rev() {
+            let (input, output) = kept.pop().context("a block's input is missing")?;
+            let wanted = layer > first_adapted;
+            let (input, output) = match output {
+                Some(output) => (input, output),
+                None => {
+                    let input = leaf(&input, wanted)?;
+                    let output = self.blocks[layer].forward(&input, &terms[layer], &pass, None)?;
+                    (input, output)
+                }
+            };
+            if !output.track_op() {
+                // No adapter here, and none below that this block's input would need.
+                continue;
+            }
+            let mut store = pull_gradients(&output, &dx)?;
+            for (index, pair) in set.pairs.iter().enumerate() {
+                if self
+                    .modules
+                    .get(&pair.module)
+                    .is_some_and(|at| at.0 == layer)
+                {
+                    let missing = || format!("no gradient reached {}", pair.module);
+                    let a = store.remove(&pair.a).with_context(missing)?;
+                    let b = store.remove(&pair.b).with_context(missing)?;
+                    gradients[index] = Some((a, b));
+                }
+            }
+            if wanted {
+                dx = store
+                    .remove(&input)
+                    .context("no gradient reached a block's input")?;
+            }
+        }
+        let gradients = gradients.into_iter().collect::<Option<_>>();
+        Ok(LossAndGradients {
+            loss_sum,
+            trained_tokens: packed.targets.len() as u64,
+            gradients: gradients.context("an adapter got no gradient")?,
+        })
+    }
+
+    /// A fresh key/value cache for step-by-step generation of one sequence.
+    pub fn cache(&self) -> KvCache {
+        KvCache {
+            layers: self.blocks.iter().map(|_| LayerCache::default()).collect(),
+            len: 0,
+        }
+    }
+
+    /// Feeds `ids` after what the cache holds; logits `[V]` f32 after the last of them.
+    ///
+    /// # Errors
+    /// No ids, a token beyond the vocabulary, an adapter of another base; the device fails.
+    pub fn next_logits(
+        &self,
+        ids: &[u32],
+        cache: &mut KvCache,
+        adapters: &[Active<'_>],
+    ) -> Result<Tensor> {
+        if ids.is_empty() {
+            return Err(input_error(
+                "there is nothing to continue: the prompt is empty",
+            ));
+        }
+        let terms = self.terms(adapters, None, false)?;
+        let packed = Packed::continued(ids, cache.len);
+        let pass = self.pass(&packed, cache.len)?;
+        let mut x = self.embed(ids)?;
+        for ((block, terms), cache) in self.blocks.iter().zip(&terms).zip(&mut cache.layers) {
+            x = block.forward(&x, terms, &pass, Some(cache))?;
+        }
+        cache.len += ids.len();
+        let last = x.narrow(0, ids.len() - 1, 1)?;
+        let last = rms_norm(&last, &self.norm, self.config.rms_norm_eps)?;
+        Ok(frozen_linear(&last, &self.head)?
+            .to_dtype(DType::F32)?
+            .squeeze(0)?)
+    }
+
+    /// Hidden states after the last block, without a graph.
+    fn hidden(&self, packed: &Packed, adapters: &[Active<'_>]) -> Result<Tensor> {
+        let terms = self.terms(adapters, None, false)?;
+        let pass = self.pass(packed, 0)?;
+        let mut x = self.embed(&packed.ids)?;
+        for (block, terms) in self.blocks.iter().zip(&terms) {
+            x = block.forward(&x, terms, &pass, None)?;
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        Ok(embedding(ids, &self.embedding, &self.device)
+            .map_err(|e| input_error(format!("{e}; the data and the base do not belong together")))?
+            .to_dtype(self.dtype)?)
+    }
+
+    /// The loss after the last block, and its gradient with respect to `hidden`.
+    fn head_loss(
+        &self,
+        hidden: &Tensor,
+        packed: &Packed,
+        gradient: bool,
+    ) -> Result<(f64, Option<Tensor>)> {
+        let hidden = leaf(hidden, gradient)?;
+        // Only tokens with a target cost a row of logits.
+        let wanted = Tensor::new(&packed.trained[..], &self.device)?;
+        let chosen = hidden.index_select(&wanted, 0)?;
+        let normed = rms_norm(&chosen, &self.norm, self.config.rms_norm_eps)?;
+        let (loss, d_normed) = cross_entropy(&normed, &self.head, &packed.targets, gradient)?;
+        let d_hidden = match d_normed {
+            Some(d_normed) => pull_gradients(&normed, &d_normed)?.remove(&hidden),
+            None => None,
+        };
+        Ok((loss, d_hidden))
+    }
+
+    fn pass(&self, packed: &Packed, cached: usize) -> Result<Pass> {
+        let longest = packed.spans.iter().map(|s| s.keys.len()).max().unwrap_or(0);
+        let context = self.config.max_position_embeddings;
+        // A generation may go on beyond the context, worse and worse; training may not.
+        if longest > context && cached == 0 {
+            return Err(input_error(format!(
+                "a sequence of {longest} tokens is longer than the base's context of {context}; \
+                 lower sequence_len"
+            )));
+        }
+        Ok(Pass {
+            table: RopeTable::new(&packed.positions, &self.rope_frequencies, &self.device)?,
+            spans: Arc::new(packed.spans.clone()),
+            heads: Heads {
+                queries: self.config.heads,
+                keys: self.config.kv_heads,
+                size: self.config.head_dim,
+            },
+            eps: self.config.rms_norm_eps,
+        })
+    }
+
+    /// The adapters of every block's linears. With `tracked`, gradients reach A and B.
+    fn terms(
+        &self,
+        adapters: &[Active<'_>],
+        dropout: Option<DropoutKey>,
+        tracked: bool,
+    ) -> Result<Vec<BlockTerms>> {
+        let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
+        for active in adapters {
+            let probability = active.set.dropout;
+            for pair in &active.set.pairs {
+                let Some(&(layer, kind)) = self.modules.get(&pair.module) else {
+                    return Err(input_error(format!(
+                        "the adapter is of another base: this one has no module {}",
+                        pair.module
+                    )));
+                };
+                let (inputs, outputs) = self.config.linear_shape(kind);
+                if pair.a.dims()[1..] != [inputs] || pair.b.dims()[..1] != [outputs] {
+                    return Err(input_error(format!(
+                        "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
+                         {inputs} inputs and {outputs} outputs",
+                        pair.module,
+                        pair.a.dims(),
+                        pair.b.dims()
+                    )));
+                }
+                let tensor = |var: &Var| match tracked {
+                    true => var.as_tensor().clone(),
+                    false => var.as_detached_tensor(),
+                };
+                let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
+                    seed: key.seed,
+                    step: key.step,
+                    item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
+                    probability,
+                });
+                terms[layer][kind].push(LoraTerm {
+                    a: tensor(&pair.a),
+                    b: tensor(&pair.b),
+                    scale: pair.scale * active.strength,
+                    dropout,
+                });
+            }
+        }
+        Ok(terms)
+    }
+}
+
+/// `x` as the start of a graph: gradients reach it only when they are `wanted`.
+fn leaf(x: &Tensor, wanted: bool) -> Result<Tensor> {
+    Ok(match wanted {
+        true => Var::from_tensor(&x.detach())?.into_inner(),
+        false => x.detach(),
+    })
+}
+
+fn detached(terms: &BlockTerms) -> BlockTerms {
+    terms.each_ref().map(|terms| {
+        let detach = |term: &LoraTerm| LoraTerm {
+            a: term.a.detach(),
+            b: term.b.detach(),
+            ..term.clone()
+        };
+        terms.iter().map(detach).collect()
+    })
+}
+
+fn zero_gradients(set: &LoraSet) -> Result<Vec<(Tensor, Tensor)>> {
+    set.pairs
+        .iter()
+        .map(|pair| Ok((pair.a.zeros_like()?, pair.b.zeros_like()?)))
+        .collect()
+}

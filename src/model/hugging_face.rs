@@ -1,0 +1,88 @@
+//! A Hugging Face folder: `config.json`, one or several safetensors files, `tokenizer.json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::config::DecoderConfig;
+use super::source::{Source, TokenizerFiles, map, read_safetensors, read_text};
+use crate::error::input_error;
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// # Errors
+/// A file that is missing or damaged; an architecture that is not supported.
+pub(super) fn open(folder: &Path) -> Result<Source> {
+    let config_file = folder.join("config.json");
+    if !config_file.exists() {
+        return Err(input_error(format!(
+            "{} is no base: it has no config.json (a Hugging Face folder needs config.json, \
+             model.safetensors and tokenizer.json)",
+            folder.display()
+        )));
+    }
+    let config = DecoderConfig::from_json(
+        &read_text(&config_file)?,
+        &config_file.display().to_string(),
+    )?;
+    let mut files = vec![config_file];
+    let mut tensors = BTreeMap::new();
+    for name in weight_files(folder)? {
+        let path = folder.join(name);
+        read_safetensors(map(&path)?, &path.display().to_string(), &mut tensors)?;
+        files.push(path);
+    }
+    let tokenizer = folder.join("tokenizer.json");
+    if tokenizer.exists() {
+        files.push(tokenizer);
+    }
+    Ok(Source {
+        name: folder.display().to_string(),
+        format: "safetensors",
+        config,
+        tensors,
+        files,
+        tokenizer: TokenizerFiles::Folder(folder.to_owned()),
+    })
+}
+
+/// The names of the files with weights, in alphabetical order.
+fn weight_files(folder: &Path) -> Result<BTreeSet<String>> {
+    let index = folder.join(INDEX);
+    if index.exists() {
+        let file = index.display();
+        let json: Value = serde_json::from_str(&read_text(&index)?)
+            .map_err(|e| input_error(format!("{file} is not valid JSON: {e}")))?;
+        let map = json.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| input_error(format!("{file} has no `weight_map`")))?;
+        return map
+            .iter()
+            .map(|(tensor, name)| match name.as_str() {
+                Some(name) if is_plain_name(name) => Ok(name.to_owned()),
+                _ => Err(input_error(format!(
+                    "{file}: the file of the tensor {tensor} is {name}, not a file name"
+                ))),
+            })
+            .collect();
+    }
+    if folder.join(SINGLE).exists() {
+        return Ok(BTreeSet::from([SINGLE.to_owned()]));
+    }
+    let hint = match folder.join("pytorch_model.bin").exists() {
+        true => "; pytorch_model.bin must be converted to safetensors first",
+        false => "",
+    };
+    Err(input_error(format!(
+        "{} has neither {SINGLE} nor {INDEX}{hint}",
+        folder.display()
+    )))
+}
+
+/// Whether a name from an index stays inside its folder.
+fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none()
+}

@@ -1,0 +1,315 @@
+//! Adapters in memory.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use candle_core::{Device, Var};
+
+use super::config::{DecoderConfig, LINEARS};
+use crate::error::input_error;
+use crate::random::{Purpose, Stream};
+
+/// One A/B pair. `scale` (alpha / r, or alpha / sqrt(r) with rsLoRA) multiplies `B A x`.
+#[derive(Clone, Debug)]
+pub struct LoraPair {
+    /// `model.layers.0.self_attn.q_proj`.
+    pub module: String,
+    /// `[r, in]`, f32.
+    pub a: Var,
+    /// `[out, r]`, f32.
+    pub b: Var,
+    pub scale: f64,
+}
+
+/// An adapter in memory: its pairs by module, in the order of the base's modules.
+#[derive(Clone, Debug)]
+pub struct LoraSet {
+    pub rank: usize,
+    pub alpha: f64,
+    pub use_rslora: bool,
+    pub dropout: f64,
+    /// As PEFT writes them: `["q_proj", "v_proj"]`.
+    pub target_modules: Vec<String>,
+    pub pairs: Vec<LoraPair>,
+    /// Module -> index into `pairs`.
+    pub index: BTreeMap<String, usize>,
+}
+
+/// An adapter applied at a strength (1.0: as trained).
+#[derive(Clone, Copy)]
+pub struct Active<'a> {
+    pub set: &'a LoraSet,
+    pub strength: f64,
+}
+
+impl LoraSet {
+    /// Fresh pairs for the given modules `(name, in, out)`: A Kaiming-uniform (a = sqrt 5) from the
+    /// counter-based generator, B zero. A module's A does not depend on which others there are.
+    ///
+    /// # Errors
+    /// A rank of 0; the device fails (memory).
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        modules: &[(String, usize, usize)],
+        rank: usize,
+        alpha: f64,
+        use_rslora: bool,
+        dropout: f64,
+        target_modules: Vec<String>,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        if rank == 0 {
+            return Err(input_error("lora_rank is 0; it must be at least 1"));
+        }
+        let mut pairs = Vec::new();
+        for (module, inputs, outputs) in modules {
+            // Kaiming-uniform with a = sqrt 5: sqrt(6 / ((1 + 5) in)).
+            let bound = 1.0 / (*inputs as f32).sqrt();
+            let mut stream = Stream::new(seed, Purpose::Init, 0, crc32c::crc32c(module.as_bytes()));
+            let a: Vec<f32> = (0..rank * inputs)
+                .map(|_| (2.0 * stream.uniform() - 1.0) * bound)
+                .collect();
+            pairs.push(LoraPair {
+                module: module.clone(),
+                a: Var::from_vec(a, (rank, *inputs), device)?,
+                b: Var::from_vec(vec![0f32; outputs * rank], (*outputs, rank), device)?,
+                scale: scale(alpha, rank, use_rslora),
+            });
+        }
+        Ok(Self::from_pairs(
+            pairs,
+            rank,
+            alpha,
+            use_rslora,
+            dropout,
+            target_modules,
+        ))
+    }
+
+    /// A set of given pairs, indexed by module.
+    pub fn from_pairs(
+        pairs: Vec<LoraPair>,
+        rank: usize,
+        alpha: f64,
+        use_rslora: bool,
+        dropout: f64,
+        target_modules: Vec<String>,
+    ) -> Self {
+        let index = pairs
+            .iter()
+            .enumerate()
+            .map(|(i, pair)| (pair.module.clone(), i))
+            .collect();
+        LoraSet {
+            rank,
+            alpha,
+            use_rslora,
+            dropout,
+            target_modules,
+            pairs,
+            index,
+        }
+    }
+
+    /// Numbers in all A and B.
+    pub fn parameters(&self) -> u64 {
+        let count = |pair: &LoraPair| pair.a.elem_count() + pair.b.elem_count();
+        self.pairs.iter().map(|pair| count(pair) as u64).sum()
+    }
+}
+
+/// What multiplies `B A x`.
+pub fn scale(alpha: f64, rank: usize, use_rslora: bool) -> f64 {
+    let rank = rank as f64;
+    alpha / if use_rslora { rank.sqrt() } else { rank }
+}
+
+/// The linears that get adapters, as `(name, in_features, out_features)` in the base's order:
+/// all of them, or those whose name is, or ends in a dot and, one of `names`; within the first and
+/// last of `layers` (inclusive).
+///
+/// # Errors
+/// A name that fits no linear, a range beyond the base's layers, nothing left.
+pub fn match_targets(
+    config: &DecoderConfig,
+    all_linear: bool,
+    names: &[String],
+    layers: Option<(usize, usize)>,
+) -> Result<Vec<(String, usize, usize)>> {
+    let linears = config.linears();
+    if !all_linear {
+        for name in names {
+            if !linears.iter().any(|(linear, ..)| fits(linear, name)) {
+                return Err(unknown_target(config, name));
+            }
+        }
+    }
+    if let Some((first, last)) = layers
+        && (first > last || last >= config.layers)
+    {
+        return Err(input_error(format!(
+            "layers [{first}, {last}] is no range within the base's layers 0 to {}",
+            config.layers - 1
+        )));
+    }
+    let per_layer = LINEARS.len();
+    let chosen: Vec<_> = linears
+        .into_iter()
+        .enumerate()
+        .filter(|(i, (linear, ..))| {
+            let layer = i / per_layer;
+            layers.is_none_or(|(first, last)| (first..=last).contains(&layer))
+                && (all_linear || names.iter().any(|name| fits(linear, name)))
+        })
+        .map(|(_, linear)| linear)
+        .collect();
+    if chosen.is_empty() {
+        return Err(input_error(
+            "target_modules and layers leave no module to adapt; name at least one",
+        ));
+    }
+    Ok(chosen)
+}
+
+/// What PEFT must be told so that it adapts exactly `modules`: bare names (`q_proj`) where each
+/// stands for all layers, else whole names.
+pub fn target_names(config: &DecoderConfig, modules: &[(String, usize, usize)]) -> Vec<String> {
+    let leaf = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let mut per_leaf: BTreeMap<String, usize> = BTreeMap::new();
+    for (module, ..) in modules {
+        *per_leaf.entry(leaf(module)).or_default() += 1;
+    }
+    let in_base_order = |name: &String| LINEARS.iter().position(|linear| linear.ends_with(name));
+    if per_leaf.values().all(|&count| count == config.layers) {
+        let mut names: Vec<String> = per_leaf.into_keys().collect();
+        names.sort_by_key(in_base_order);
+        names
+    } else {
+        modules.iter().map(|(module, ..)| module.clone()).collect()
+    }
+}
+
+/// PEFT's rule: the whole name, or its end after a dot.
+fn fits(linear: &str, name: &str) -> bool {
+    let end = linear.strip_suffix(name);
+    end.is_some_and(|before| before.is_empty() || before.ends_with('.')) && !name.is_empty()
+}
+
+fn unknown_target(config: &DecoderConfig, name: &str) -> anyhow::Error {
+    let leaves = LINEARS.map(|linear| linear.rsplit('.').next().unwrap_or(linear));
+    let near = leaves
+        .iter()
+        .chain(&LINEARS)
+        .chain(&["all-linear"])
+        .map(|valid| (strsim::normalized_damerau_levenshtein(name, valid), valid))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.5);
+    let near = near.map_or(String::new(), |(_, valid)| {
+        format!(" (did you mean '{valid}'?)")
+    });
+    input_error(format!(
+        "target_modules: '{name}' fits no linear of the base{near}; there are {}, also with the \
+         path before them, such as layers.{}.self_attn.q_proj, and all-linear",
+        leaves.join(", "),
+        config.layers - 1
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::RopeScaling;
+    use super::*;
+    use crate::ops::to_vec;
+
+    fn config() -> DecoderConfig {
+        DecoderConfig {
+            architecture: "llama".to_owned(),
+            vocab_size: 10,
+            hidden_size: 8,
+            intermediate_size: 12,
+            layers: 3,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            max_position_embeddings: 16,
+            tie_word_embeddings: true,
+        }
+    }
+
+    fn matched(names: &[&str], layers: Option<(usize, usize)>) -> Result<Vec<String>> {
+        let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+        let modules = match_targets(&config(), false, &names, layers)?;
+        Ok(modules.into_iter().map(|(name, ..)| name).collect())
+    }
+
+    #[test]
+    fn targets_are_whole_names_or_ends_after_a_dot() {
+        assert_eq!(matched(&["q_proj", "v_proj"], None).unwrap().len(), 6);
+        assert_eq!(
+            matched(&["layers.1.mlp.up_proj"], None).unwrap(),
+            ["model.layers.1.mlp.up_proj"]
+        );
+        assert_eq!(
+            matched(&["self_attn.q_proj"], Some((1, 1))).unwrap(),
+            ["model.layers.1.self_attn.q_proj"]
+        );
+        let all = match_targets(&config(), true, &[], None).unwrap();
+        assert_eq!(all, config().linears());
+    }
+
+    #[test]
+    fn a_wrong_target_is_answered_with_the_valid_ones_and_the_nearest() {
+        for (name, layers, expected) in [
+            ("q_prj", None, "did you mean 'q_proj'?"),
+            ("c_attn", None, "there are q_proj, k_proj"),
+            ("roj", None, "fits no linear"),
+            ("q_proj", Some((1, 3)), "0 to 2"),
+            ("layers.0.mlp.up_proj", Some((1, 2)), "no module"),
+        ] {
+            let error = matched(&[name], layers).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_for_peft_are_bare_only_where_they_stand_for_all_layers() {
+        let names = |targets: &[&str], layers| {
+            let targets: Vec<String> = targets.iter().map(|&n| n.to_owned()).collect();
+            let modules = match_targets(&config(), false, &targets, layers).unwrap();
+            target_names(&config(), &modules)
+        };
+        assert_eq!(names(&["up_proj", "q_proj"], None), ["q_proj", "up_proj"]);
+        assert_eq!(
+            names(&["q_proj"], Some((0, 0))),
+            ["model.layers.0.self_attn.q_proj"]
+        );
+    }
+
+    #[test]
+    fn a_fresh_adapter_is_kaiming_uniform_over_zero_and_the_same_for_the_same_seed() {
+        let modules = [
+            ("x.q_proj".to_owned(), 400, 30),
+            ("x.k_proj".to_owned(), 400, 10),
+        ];
+        let set = |modules: &[(String, usize, usize)], seed| {
+            LoraSet::new(modules, 8, 16.0, true, 0.0, vec![], seed, &Device::Cpu).unwrap()
+        };
+        let first = set(&modules, 1);
+        let a = to_vec(&first.pairs[0].a).unwrap();
+        let bound = 1.0 / 20.0;
+        assert!(a.iter().all(|x| x.abs() <= bound));
+        // The variance of a uniform number is bound^2 / 3.
+        let variance = a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32;
+        assert!((variance * 3.0 / (bound * bound) - 1.0).abs() < 0.1);
+        assert!(to_vec(&first.pairs[0].b).unwrap().iter().all(|&b| b == 0.0));
+        assert_eq!(first.pairs[0].scale, 16.0 / 8f64.sqrt());
+        let alone = set(&modules[1..], 1);
+        let of = |set: &LoraSet, i: usize| to_vec(&set.pairs[i].a).unwrap();
+        assert_eq!(of(&alone, 0), of(&first, 1));
+        assert_ne!(of(&set(&modules, 2), 0), a);
+    }
+}

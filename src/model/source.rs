@@ -1,0 +1,266 @@
+//! What the files of a base hold, found by reading headers only.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use candle_core::quantized::GgmlDType;
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use super::config::{DecoderConfig, LINEARS};
+use super::tokenizer::Tokenizer;
+use super::{Description, builtin, gguf_base, hugging_face};
+use crate::error::input_error;
+use crate::ops::{Bytes, HostWeight};
+
+/// A tensor in a file, not yet touched.
+#[derive(Clone)]
+pub(super) struct Stored {
+    pub bytes: Bytes,
+    pub start: usize,
+    pub encoding: GgmlDType,
+    /// Row-major.
+    pub shape: Vec<usize>,
+    /// See [`HostWeight::with_interleaved_heads`].
+    pub interleaved_heads: Option<usize>,
+}
+
+/// An opened base: its shape, and its tensors by their Hugging Face names.
+pub(super) struct Source {
+    pub name: String,
+    pub format: &'static str,
+    pub config: DecoderConfig,
+    pub tensors: BTreeMap<String, Stored>,
+    pub files: Vec<PathBuf>,
+    pub tokenizer: TokenizerFiles,
+}
+
+/// Where the tokenizer is read from.
+pub(super) enum TokenizerFiles {
+    Folder(PathBuf),
+    Gguf(Box<super::gguf::Header>, String),
+    Builtin,
+}
+
+impl Source {
+    /// # Errors
+    /// Nothing there, a kind of file that is not supported, damaged headers, tensors missing or of
+    /// other shapes than the hyperparameters say.
+    pub fn open(base_model: &str) -> Result<Self> {
+        let source = if let Some(name) = base_model.strip_prefix("builtin:") {
+            builtin::open(name)?
+        } else {
+            let path = Path::new(base_model);
+            let metadata = std::fs::metadata(path)
+                .map_err(|e| input_error(format!("base_model {base_model} cannot be read: {e}")))?;
+            if metadata.is_dir() {
+                hugging_face::open(path)?
+            } else if is_gguf(path) {
+                gguf_base::open(path)?
+            } else {
+                return Err(input_error(format!(
+                    "base_model {base_model} is not a base that can be opened: it must be a \
+                     Hugging Face folder (with config.json, *.safetensors and tokenizer.json), a \
+                     .gguf file or builtin:tiny-llama"
+                )));
+            }
+        };
+        source.check_shapes()?;
+        Ok(source)
+    }
+
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.tokenizer {
+            TokenizerFiles::Folder(folder) => Tokenizer::from_folder(folder),
+            TokenizerFiles::Gguf(header, file) => Tokenizer::from_gguf(header, file),
+            TokenizerFiles::Builtin => builtin::tokenizer(),
+        }
+    }
+
+    pub fn description(&self) -> Description {
+        let mut by_encoding: BTreeMap<String, u64> = BTreeMap::new();
+        let (mut parameters, mut bytes) = (0, 0);
+        for (name, _) in self.expected() {
+            let stored = &self.tensors[&name];
+            let count = stored.shape.iter().map(|&n| n as u64).product::<u64>();
+            let encoding = stored.encoding;
+            parameters += count;
+            bytes += count / encoding.block_size() as u64 * encoding.type_size() as u64;
+            *by_encoding.entry(format!("{encoding:?}")).or_default() += count;
+        }
+        let most = by_encoding.into_iter().max_by_key(|(_, count)| *count);
+        Description {
+            name: self.name.clone(),
+            format: self.format.to_owned(),
+            dtype: most.map(|(encoding, _)| encoding).unwrap_or_default(),
+            parameters,
+            bytes,
+            config: self.config.clone(),
+            files: self.files.clone(),
+        }
+    }
+
+    /// The tensor `name` as a matrix; a vector is one row.
+    pub fn weight(&self, name: &str) -> Result<HostWeight> {
+        let stored = &self.tensors[name];
+        let (rows, columns) = match stored.shape[..] {
+            [rows, columns] => (rows, columns),
+            _ => (1, stored.shape.iter().product()),
+        };
+        let read = || {
+            let weight = HostWeight::new(
+                stored.bytes.clone(),
+                stored.start,
+                stored.encoding,
+                rows,
+                columns,
+            )?;
+            match stored.interleaved_heads {
+                Some(heads) => weight.with_interleaved_heads(heads),
+                None => Ok(weight),
+            }
+        };
+        read().map_err(|e| input_error(format!("{}: tensor {name}: {e}", self.name)))
+    }
+
+    /// Names and shapes of every tensor that the decoder needs.
+    fn expected(&self) -> Vec<(String, Vec<usize>)> {
+        let config = &self.config;
+        let embedding = vec![config.vocab_size, config.hidden_size];
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), embedding.clone())];
+        for layer in 0..config.layers {
+            for (kind, linear) in LINEARS.iter().enumerate() {
+                let (inputs, outputs) = config.linear_shape(kind);
+                let name = format!("model.layers.{layer}.{linear}.weight");
+                all.push((name, vec![outputs, inputs]));
+            }
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                let name = format!("model.layers.{layer}.{norm}.weight");
+                all.push((name, vec![config.hidden_size]));
+            }
+        }
+        all.push(("model.norm.weight".to_owned(), vec![config.hidden_size]));
+        if !config.tie_word_embeddings {
+            all.push(("lm_head.weight".to_owned(), embedding));
+        }
+        all
+    }
+
+    fn check_shapes(&self) -> Result<()> {
+        // Every layer has tensors of its own: a header that claims more layers is damaged, and is
+        // not worth a list of millions of names.
+        if self.config.layers > self.tensors.len() {
+            return Err(input_error(format!(
+                "{}: {} layers are declared, but there are only {} tensors",
+                self.name,
+                self.config.layers,
+                self.tensors.len()
+            )));
+        }
+        for (name, shape) in self.expected() {
+            match self.tensors.get(&name) {
+                None => {
+                    return Err(input_error(format!(
+                        "{} lacks the tensor {name} that its hyperparameters ask for; the \
+                         download may be incomplete",
+                        self.name
+                    )));
+                }
+                Some(stored) if stored.shape != shape => {
+                    return Err(input_error(format!(
+                        "{}: the tensor {name} is of shape {:?}, but the hyperparameters ask for \
+                         {shape:?}",
+                        self.name, stored.shape
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(bias) = self.tensors.keys().find(|name| name.ends_with(".bias")) {
+            return Err(input_error(format!(
+                "{} has the tensor {bias}: linears with a bias are not supported",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    path.extension().is_some_and(|e| e == "gguf") || (read.is_ok() && &magic == b"GGUF")
+}
+
+/// A file as bytes, without reading it.
+pub(super) struct Mapped(Mmap);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// # Errors
+/// The file cannot be opened or is empty.
+pub(super) fn map(path: &Path) -> Result<Arc<Mapped>> {
+    let open = || {
+        let file = File::open(path)?;
+        // SAFETY: as with every mapped file, another process that truncates it meanwhile can break
+        // this one; bases are read-only by custom, and copying them would double their memory.
+        unsafe { Mmap::map(&file) }
+    };
+    let mapped =
+        open().map_err(|e| input_error(format!("{} cannot be read: {e}", path.display())))?;
+    Ok(Arc::new(Mapped(mapped)))
+}
+
+/// Adds the tensors of a safetensors file's bytes; only its header is read.
+///
+/// # Errors
+/// A damaged header, or a tensor of a type that weights do not come in.
+pub(super) fn read_safetensors(
+    bytes: Bytes,
+    file: &str,
+    tensors: &mut BTreeMap<String, Stored>,
+) -> Result<()> {
+    let whole: &[u8] = (*bytes).as_ref();
+    let damaged = |e| input_error(format!("{file} is damaged or incomplete: {e}"));
+    let parsed = SafeTensors::deserialize(whole).map_err(damaged)?;
+    for (name, view) in parsed.iter() {
+        let encoding = match view.dtype() {
+            Dtype::F32 => GgmlDType::F32,
+            Dtype::F16 => GgmlDType::F16,
+            Dtype::BF16 => GgmlDType::BF16,
+            // Buffers such as inv_freq or token counts: not weights of the decoder.
+            _ if !name.ends_with(".weight") => continue,
+            other => {
+                return Err(input_error(format!(
+                    "{file}: the tensor {name} is of type {other:?}; weights must be F32, F16 or \
+                     BF16"
+                )));
+            }
+        };
+        let stored = Stored {
+            bytes: bytes.clone(),
+            start: view.data().as_ptr() as usize - whole.as_ptr() as usize,
+            encoding,
+            shape: view.shape().to_vec(),
+            interleaved_heads: None,
+        };
+        tensors.insert(name.to_owned(), stored);
+    }
+    Ok(())
+}
+
+/// # Errors
+/// The file cannot be read.
+pub(super) fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .with_context(|| path.display().to_string())
+        .map_err(|e| input_error(format!("{e:#}")))
+}

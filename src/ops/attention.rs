@@ -1,0 +1,462 @@
+//! Causal attention with grouped key/value heads.
+//!
+//! Scores exist for one chunk of queries at a time, and the backward computes them anew: nothing
+//! of size O(tokens^2) is kept. Key/value heads are never repeated in memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::matrix::{Matrix, Target, Write, product};
+use super::norm::dot;
+use super::tensors::{floats, fused, with_floats};
+
+/// Queries whose scores exist at once.
+const CHUNK: usize = 64;
+
+/// How the features of q, k and v divide into heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub queries: usize,
+    /// Divides `queries`.
+    pub keys: usize,
+    pub size: usize,
+}
+
+/// One row of a batch: which tokens ask and which they may look at. The last query sees all keys,
+/// the one before it all but the last, and so on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub queries: Range<usize>,
+    pub keys: Range<usize>,
+}
+
+impl Span {
+    /// Keys that the row's query `i` sees.
+    fn visible(&self, i: usize) -> usize {
+        self.keys.len() - self.queries.len() + i + 1
+    }
+}
+
+/// Softmax attention, scaled by `1 / sqrt(head size)`: `q` `[tokens, heads.queries * size]`, `k`
+/// and `v` `[keys, heads.keys * size]`, rows as the spans tell; the result is shaped like `q`.
+///
+/// # Errors
+/// Shapes that do not fit; the device fails.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &Arc<Vec<Span>>,
+    heads: Heads,
+) -> Result<Tensor> {
+    let ((queries, q_features), (keys, k_features)) = (q.dims2()?, k.dims2()?);
+    let fits = q_features == heads.queries * heads.size
+        && k_features == heads.keys * heads.size
+        && k.dims() == v.dims()
+        && spans.iter().all(|s| {
+            s.queries.end <= queries && s.keys.end <= keys && s.queries.len() <= s.keys.len()
+        });
+    if !fits {
+        bail!(
+            "attention of {heads:?} got q {:?}, k {:?}, v {:?}",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
+    }
+    if fused(q) {
+        return q.contiguous()?.apply_op3(
+            &k.contiguous()?,
+            &v.contiguous()?,
+            Attention {
+                spans: spans.clone(),
+                heads,
+            },
+        );
+    }
+    composed(q, k, v, spans, heads)
+}
+
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads) -> Result<Tensor> {
+    let group = heads.queries / heads.keys;
+    let scale = 1.0 / (heads.size as f64).sqrt();
+    let by_head = |x: &Tensor, range: &Range<usize>, count: usize| {
+        x.narrow(0, range.start, range.len())?
+            .reshape((range.len(), count, heads.size))?
+            .transpose(0, 1)?
+            .contiguous()
+    };
+    let mut rows = Vec::new();
+    for span in spans {
+        // [keys, group * queries, size]: a key head's queries share one product.
+        let (k, v) = (
+            by_head(k, &span.keys, heads.keys)?,
+            by_head(v, &span.keys, heads.keys)?,
+        );
+        for first in (0..span.queries.len()).step_by(4 * CHUNK) {
+            let count = (4 * CHUNK).min(span.queries.len() - first);
+            let start = span.queries.start + first;
+            let width = span.visible(first + count - 1);
+            let q = by_head(q, &(start..start + count), heads.queries)?.reshape((
+                heads.keys,
+                group * count,
+                heads.size,
+            ))?;
+            let k = k.narrow(1, 0, width)?;
+            let scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * scale)?;
+            let mask: Vec<f32> = (0..group * count)
+                .flat_map(|i| {
+                    let visible = span.visible(first + i % count);
+                    (0..width).map(move |j| if j < visible { 0.0 } else { f32::NEG_INFINITY })
+                })
+                .collect();
+            let mask = Tensor::from_vec(mask, (1, group * count, width), q.device())?;
+            let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?
+                .to_dtype(v.dtype())?;
+            let out = weights
+                .matmul(&v.narrow(1, 0, width)?.contiguous()?)?
+                .reshape((heads.queries, count, heads.size))?
+                .transpose(0, 1)?
+                .reshape((count, heads.queries * heads.size))?;
+            rows.push(out);
+        }
+    }
+    Tensor::cat(&rows, 0)
+}
+
+struct Attention {
+    spans: Arc<Vec<Span>>,
+    heads: Heads,
+}
+
+/// Slices of q, k, v with their strides.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    heads: Heads,
+}
+
+impl<'a> Inputs<'a> {
+    fn q_row(&self) -> usize {
+        self.heads.queries * self.heads.size
+    }
+
+    fn k_row(&self) -> usize {
+        self.heads.keys * self.heads.size
+    }
+
+    /// The queries of one head from token `first` on.
+    fn queries(&self, numbers: &'a [f32], first: usize, head: usize) -> Matrix<'a> {
+        Matrix::new(numbers, self.q_row()).from(first, head * self.heads.size)
+    }
+
+    /// The keys (or values) of one key head from token `first` on.
+    fn keys(&self, numbers: &'a [f32], first: usize, head: usize) -> Matrix<'a> {
+        Matrix::new(numbers, self.k_row()).from(first, head * self.heads.size)
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.heads.size as f32).sqrt()
+    }
+
+    /// Attention weights of the row's queries `chunk` under `head`: `[chunk, width]`.
+    fn weights(&self, span: &Span, head: usize, chunk: &Range<usize>, out: &mut Vec<f32>) -> usize {
+        let width = span.visible(chunk.end - 1);
+        out.resize(chunk.len() * width, 0.0);
+        let key_head = head * self.heads.keys / self.heads.queries;
+        // SAFETY: `out` is this task's own.
+        unsafe {
+            product(
+                Target::new(out, width),
+                self.queries(self.q, span.queries.start + chunk.start, head),
+                self.keys(self.k, span.keys.start, key_head).transposed(),
+                (chunk.len(), width, self.heads.size),
+                self.scale(),
+                Write::Replace,
+            );
+        }
+        for (row, i) in out.chunks_exact_mut(width).zip(chunk.clone()) {
+            let (seen, unseen) = row.split_at_mut(span.visible(i));
+            softmax(seen);
+            unseen.fill(0.0);
+        }
+        width
+    }
+}
+
+fn softmax(row: &mut [f32]) {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for x in row.iter_mut() {
+        *x = (*x - largest).exp();
+        sum += *x;
+    }
+    let inverse = 1.0 / sum;
+    for x in row {
+        *x *= inverse;
+    }
+}
+
+fn chunks(count: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..count)
+        .step_by(CHUNK)
+        .map(move |first| first..(first + CHUNK).min(count))
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let inputs = Inputs {
+            q: floats(q, q_layout)?,
+            k: floats(k, k_layout)?,
+            v: floats(v, v_layout)?,
+            heads: self.heads,
+        };
+        let mut tasks = Vec::new();
+        for span in self.spans.iter() {
+            for head in 0..self.heads.queries {
+                tasks.extend(chunks(span.queries.len()).map(|chunk| (span, head, chunk)));
+            }
+        }
+        let mut out = vec![0.0; inputs.q.len()];
+        let target = Target::new(&mut out, inputs.q_row());
+        tasks
+            .into_par_iter()
+            .for_each_init(Vec::new, |weights, (span, head, chunk)| {
+                let width = inputs.weights(span, head, &chunk, weights);
+                let key_head = head * self.heads.keys / self.heads.queries;
+                // SAFETY: each task writes its own queries of its own head.
+                unsafe {
+                    product(
+                        target.from(span.queries.start + chunk.start, head * self.heads.size),
+                        Matrix::new(weights, width),
+                        inputs.keys(inputs.v, span.keys.start, key_head),
+                        (chunk.len(), self.heads.size, width),
+                        1.0,
+                        Write::Replace,
+                    );
+                }
+            });
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dq, dk, dv) = with_floats(q, |q| {
+            with_floats(k, |k| {
+                with_floats(v, |v| {
+                    with_floats(y, |y| {
+                        with_floats(dy, |dy| {
+                            let heads = self.heads;
+                            self.backward(Inputs { q, k, v, heads }, y, dy)
+                        })
+                    })
+                })
+            })
+        })?????;
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu);
+        Ok((
+            Some(tensor(dq, q)?),
+            Some(tensor(dk, k)?),
+            Some(tensor(dv, v)?),
+        ))
+    }
+}
+
+impl Attention {
+    /// Gradients of q, k and v. One task per row and key head walks that head's queries in order,
+    /// so that the sums of dk and dv do not depend on scheduling.
+    fn backward(
+        &self,
+        inputs: Inputs<'_>,
+        y: &[f32],
+        dy: &[f32],
+    ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+        let heads = self.heads;
+        let mut dq = vec![0.0; inputs.q.len()];
+        let mut dk = vec![0.0; inputs.k.len()];
+        let mut dv = vec![0.0; inputs.v.len()];
+        let dq_target = Target::new(&mut dq, inputs.q_row());
+        let dk_target = Target::new(&mut dk, inputs.k_row());
+        let dv_target = Target::new(&mut dv, inputs.k_row());
+        let tasks: Vec<(&Span, usize)> = self
+            .spans
+            .iter()
+            .flat_map(|span| (0..heads.keys).map(move |key_head| (span, key_head)))
+            .collect();
+        tasks.into_par_iter().for_each_init(
+            || (Vec::new(), Vec::new()),
+            |(weights, d_scores), (span, key_head)| {
+                let group = heads.queries / heads.keys;
+                for head in key_head * group..(key_head + 1) * group {
+                    for chunk in chunks(span.queries.len()) {
+                        let width = inputs.weights(span, head, &chunk, weights);
+                        let first = span.queries.start + chunk.start;
+                        let dy_chunk = inputs.queries(dy, first, head);
+                        let at = (span.keys.start, key_head * heads.size);
+                        let key_dims = (width, heads.size, chunk.len());
+                        // SAFETY: each task writes its own row's keys of its own key head and the
+                        // queries that look at them; the scratch is its own.
+                        unsafe {
+                            product(
+                                dv_target.from(at.0, at.1),
+                                Matrix::new(weights, width).transposed(),
+                                dy_chunk,
+                                key_dims,
+                                1.0,
+                                Write::Add,
+                            );
+                            d_scores.resize(weights.len(), 0.0);
+                            product(
+                                Target::new(d_scores, width),
+                                dy_chunk,
+                                inputs
+                                    .keys(inputs.v, span.keys.start, key_head)
+                                    .transposed(),
+                                (chunk.len(), width, heads.size),
+                                1.0,
+                                Write::Replace,
+                            );
+                        }
+                        for (i, (d_scores, weights)) in d_scores
+                            .chunks_exact_mut(width)
+                            .zip(weights.chunks_exact(width))
+                            .enumerate()
+                        {
+                            let start = (first + i) * inputs.q_row() + head * heads.size;
+                            let features = start..start + heads.size;
+                            let mean = dot(&y[features.clone()], &dy[features]);
+                            for (d_score, weight) in d_scores.iter_mut().zip(weights) {
+                                *d_score = weight * (*d_score - mean);
+                            }
+                        }
+                        // SAFETY: as above.
+                        unsafe {
+                            product(
+                                dq_target.from(first, head * heads.size),
+                                Matrix::new(d_scores, width),
+                                inputs.keys(inputs.k, span.keys.start, key_head),
+                                (chunk.len(), heads.size, width),
+                                inputs.scale(),
+                                Write::Replace,
+                            );
+                            product(
+                                dk_target.from(at.0, at.1),
+                                Matrix::new(d_scores, width).transposed(),
+                                inputs.queries(inputs.q, first, head),
+                                key_dims,
+                                inputs.scale(),
+                                Write::Add,
+                            );
+                        }
+                    }
+                }
+            },
+        );
+        (dq, dk, dv)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finite_differences::{check, numbers};
+    use super::super::to_vec;
+    use super::*;
+
+    const HEADS: Heads = Heads {
+        queries: 4,
+        keys: 2,
+        size: 6,
+    };
+
+    fn span(queries: Range<usize>, keys: Range<usize>) -> Span {
+        Span { queries, keys }
+    }
+
+    #[test]
+    fn gradients_of_attention_are_its_slopes_for_rows_of_other_lengths() {
+        let spans = Arc::new(vec![span(0..3, 0..3), span(3..8, 3..8)]);
+        let inputs = [
+            numbers(1, &[8, 24]),
+            numbers(2, &[8, 12]),
+            numbers(3, &[8, 12]),
+        ];
+        check("attention", &inputs, |t| {
+            attention(&t[0], &t[1], &t[2], &spans, HEADS)
+        });
+    }
+
+    #[test]
+    fn gradients_hold_across_query_chunks() {
+        let heads = Heads {
+            queries: 2,
+            keys: 1,
+            size: 2,
+        };
+        let count = CHUNK + 3;
+        let spans = Arc::new(vec![span(0..count, 0..count)]);
+        let inputs = [
+            numbers(1, &[count, 4]),
+            numbers(2, &[count, 2]),
+            numbers(3, &[count, 2]),
+        ];
+        check("attention", &inputs, |t| {
+            attention(&t[0], &t[1], &t[2], &spans, heads)
+        });
+    }
+
+    #[test]
+    fn fused_attention_is_the_composed_one() {
+        let count = 5 * CHUNK + 7;
+        let spans = Arc::new(vec![span(0..2, 0..2), span(2..count, 2..count)]);
+        let inputs = [
+            numbers(1, &[count, 24]),
+            numbers(2, &[count, 12]),
+            numbers(3, &[count, 12]),
+        ];
+        let [q, k, v] = &inputs;
+        let fused = to_vec(&attention(q, k, v, &spans, HEADS).unwrap()).unwrap();
+        let plain = to_vec(&composed(q, k, v, &spans, HEADS).unwrap()).unwrap();
+        for (a, b) in fused.iter().zip(&plain) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn queries_after_a_cache_see_what_they_would_see_in_one_pass() {
+        let (q, k, v) = (
+            numbers(1, &[7, 24]),
+            numbers(2, &[7, 12]),
+            numbers(3, &[7, 12]),
+        );
+        let whole = attention(&q, &k, &v, &Arc::new(vec![span(0..7, 0..7)]), HEADS).unwrap();
+        let last = q.narrow(0, 5, 2).unwrap();
+        let step = attention(&last, &k, &v, &Arc::new(vec![span(0..2, 0..7)]), HEADS).unwrap();
+        assert_eq!(
+            to_vec(&whole.narrow(0, 5, 2).unwrap()).unwrap(),
+            to_vec(&step).unwrap()
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! Rows of a frozen embedding.
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use super::weight::FrozenWeight;
+
+/// `[tokens, features]`: one row of the weight per id, without a graph.
+///
+/// # Errors
+/// An id beyond the vocabulary; the device fails.
+pub fn embedding(ids: &[u32], weight: &FrozenWeight, device: &Device) -> Result<Tensor> {
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= weight.rows()) {
+        bail!(
+            "token id {id} is beyond the base's vocabulary of {} tokens",
+            weight.rows()
+        );
+    }
+    match weight.host() {
+        Some(host) => Tensor::from_vec(
+            host.gather(ids),
+            (ids.len(), weight.columns()),
+            &Device::Cpu,
+        ),
+        None => weight.dense()?.index_select(&Tensor::new(ids, device)?, 0),
+    }
+}

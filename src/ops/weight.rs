@@ -1,0 +1,454 @@
+//! Frozen weights in the encoding of their file: mapped on the CPU and decoded a panel at a time,
+//! so that a base costs its file's size and no copy.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::quantized::k_quants::{
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
+    BlockQ8_0, BlockQ8_1, BlockQ8K,
+};
+use candle_core::quantized::{GgmlDType, GgmlType, QStorage, QTensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::matrix::{Matrix, Target, Write, product};
+
+/// Rows of a weight decoded at once: few enough that a panel stays in the core's cache.
+const PANEL_ROWS: usize = 256;
+
+/// Bytes that live as long as the weights in them: a mapped file, or memory.
+pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A `[rows, columns]` matrix in the encoding of its file, in host memory.
+#[derive(Clone)]
+pub struct HostWeight {
+    bytes: Bytes,
+    range: Range<usize>,
+    encoding: GgmlDType,
+    rows: usize,
+    columns: usize,
+    /// Heads whose rows GGUF keeps in the order of interleaved RoPE pairs; `None`: as they are.
+    interleaved_heads: Option<usize>,
+}
+
+/// A frozen `[out_features, in_features]` weight on some device. Clones share the numbers.
+#[derive(Clone)]
+pub struct FrozenWeight {
+    storage: Storage,
+    rows: usize,
+    columns: usize,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Host(HostWeight),
+    Dense(Tensor),
+    Quantised(Arc<QTensor>, DType),
+}
+
+/// Plain numbers in memory that need no file.
+struct Words(Vec<u64>);
+
+impl AsRef<[u8]> for Words {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: u64 has no padding, and any byte is a valid u8.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 8) }
+    }
+}
+
+impl HostWeight {
+    /// The matrix that lies at `start` in `bytes`. Numbers that are not aligned are copied.
+    ///
+    /// # Errors
+    /// Rows that are no whole number of blocks, or a matrix beyond the end of `bytes`.
+    pub fn new(
+        bytes: Bytes,
+        start: usize,
+        encoding: GgmlDType,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        if !columns.is_multiple_of(encoding.block_size()) {
+            bail!(
+                "rows of {columns} numbers are no whole number of {encoding:?} blocks of {}",
+                encoding.block_size()
+            );
+        }
+        let length = (columns / encoding.block_size() * encoding.type_size()).checked_mul(rows);
+        let whole: &[u8] = (*bytes).as_ref();
+        let Some(range) = length
+            .and_then(|length| Some(start..start.checked_add(length)?))
+            .filter(|range| range.end <= whole.len())
+        else {
+            bail!("the file ends before its weights do");
+        };
+        let weight = &whole[range.clone()];
+        let aligned = (weight.as_ptr() as usize).is_multiple_of(alignment(encoding));
+        let (bytes, range) = if aligned {
+            (bytes, range)
+        } else {
+            let words = weight
+                .chunks(8)
+                .map(|chunk| {
+                    let mut word = [0; 8];
+                    word[..chunk.len()].copy_from_slice(chunk);
+                    u64::from_ne_bytes(word)
+                })
+                .collect();
+            (Arc::new(Words(words)) as Bytes, 0..weight.len())
+        };
+        Ok(HostWeight {
+            bytes,
+            range,
+            encoding,
+            rows,
+            columns,
+            interleaved_heads: None,
+        })
+    }
+
+    /// A dense f32 matrix of its own.
+    #[cfg(test)]
+    pub fn from_floats(numbers: &[f32], rows: usize, columns: usize) -> Result<Self> {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_ne_bytes()).collect();
+        Self::new(Arc::new(bytes), 0, GgmlDType::F32, rows, columns)
+    }
+
+    /// Undoes the order in which llama.cpp keeps the rows of q and k: it pairs the rows `2j` and
+    /// `2j + 1` of a head for RoPE where Hugging Face pairs `j` and `j + head_dim / 2`.
+    ///
+    /// # Errors
+    /// Rows that do not divide into heads of an even size.
+    pub fn with_interleaved_heads(mut self, heads: usize) -> Result<Self> {
+        if heads == 0 || !self.rows.is_multiple_of(2 * heads) {
+            bail!("{} rows are no {heads} heads of an even size", self.rows);
+        }
+        self.interleaved_heads = Some(heads);
+        Ok(self)
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The numbers of one row.
+    pub fn row(&self, row: u32) -> Vec<f32> {
+        self.gather(&[row])
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &(*self.bytes).as_ref()[self.range.clone()]
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.columns / self.encoding.block_size() * self.encoding.type_size()
+    }
+
+    /// Where row `row` lies in the file.
+    fn file_row(&self, row: usize) -> usize {
+        match self.interleaved_heads {
+            None => row,
+            Some(heads) => {
+                let size = self.rows / heads;
+                let (head, within) = (row / size, row % size);
+                let (half, pair) = (within / (size / 2), within % (size / 2));
+                head * size + 2 * pair + half
+            }
+        }
+    }
+
+    /// Decodes `columns` (whole blocks) of one row.
+    fn decode_row(&self, row: usize, columns: &Range<usize>, out: &mut [f32]) {
+        let (block, size) = (self.encoding.block_size(), self.encoding.type_size());
+        let start = self.file_row(row) * self.row_bytes();
+        let bytes = &self.bytes()
+            [start + columns.start / block * size..start + columns.end.div_ceil(block) * size];
+        decode(self.encoding, bytes, out);
+    }
+
+    /// The numbers `[rows, columns]` of a part of the matrix: in place when they are plain f32,
+    /// else decoded into `scratch`.
+    fn panel<'a>(
+        &'a self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        scratch: &'a mut Vec<f32>,
+    ) -> Matrix<'a> {
+        if self.encoding == GgmlDType::F32 && self.interleaved_heads.is_none() {
+            // SAFETY: alignment was established in `new`; any bits are a valid f32.
+            let numbers: &[f32] = unsafe { cast(self.bytes()) };
+            return Matrix::new(
+                &numbers[rows.start * self.columns + columns.start..],
+                self.columns,
+            );
+        }
+        let width = columns.len();
+        scratch.resize(rows.len() * width, 0.0);
+        for (row, out) in rows.zip(scratch.chunks_exact_mut(width)) {
+            self.decode_row(row, &columns, out);
+        }
+        Matrix::new(scratch, width)
+    }
+
+    /// The given rows, one after another.
+    pub(super) fn gather(&self, rows: &[u32]) -> Vec<f32> {
+        let mut out = vec![0.0; rows.len() * self.columns];
+        out.par_chunks_mut(self.columns)
+            .zip(rows)
+            .for_each(|(out, &row)| self.decode_row(row as usize, &(0..self.columns), out));
+        out
+    }
+
+    /// `out[m, rows] = x[m, columns] W^T`.
+    pub(super) fn times_transposed(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        let threads = rayon::current_num_threads();
+        let panels = threads * self.rows.div_ceil(threads * PANEL_ROWS);
+        let size = self.rows.div_ceil(panels);
+        let target = Target::new(out, self.rows);
+        (0..self.rows.div_ceil(size))
+            .into_par_iter()
+            .for_each_init(Vec::new, |scratch, panel| {
+                let start = panel * size;
+                let end = (start + size).min(self.rows);
+                let weight = self.panel(start..end, 0..self.columns, scratch);
+                // SAFETY: each panel writes columns of its own.
+                unsafe {
+                    product(
+                        target.from(0, start),
+                        Matrix::new(x, self.columns),
+                        weight.transposed(),
+                        (m, end - start, self.columns),
+                        1.0,
+                        Write::Replace,
+                    );
+                }
+            });
+    }
+
+    /// `out[m, columns] = dy[m, rows] W`.
+    pub(super) fn times(&self, dy: &[f32], m: usize, out: &mut [f32]) {
+        // Each task owns columns of the result and walks all rows of W in order, so that the sums
+        // do not depend on which thread is faster.
+        let unit = self.encoding.block_size().max(32);
+        let units = self.columns.div_ceil(unit);
+        let tasks = units.min(rayon::current_num_threads());
+        let target = Target::new(out, self.columns);
+        (0..tasks)
+            .into_par_iter()
+            .for_each_init(Vec::new, |scratch, task| {
+                let start = task * units / tasks * unit;
+                let end = ((task + 1) * units / tasks * unit).min(self.columns);
+                let mut write = Write::Replace;
+                for first in (0..self.rows).step_by(PANEL_ROWS) {
+                    let last = (first + PANEL_ROWS).min(self.rows);
+                    let weight = self.panel(first..last, start..end, scratch);
+                    // SAFETY: each task writes columns of its own.
+                    unsafe {
+                        product(
+                            target.from(0, start),
+                            Matrix::new(dy, self.rows).from(0, first),
+                            weight,
+                            (m, end - start, last - first),
+                            1.0,
+                            write,
+                        );
+                    }
+                    write = Write::Add;
+                }
+            });
+    }
+}
+
+impl FrozenWeight {
+    /// Puts a weight on `device`: mapped as it is on the CPU; elsewhere dense ones in `dtype`,
+    /// quantised ones as they are, decoded to `dtype` when used.
+    ///
+    /// # Errors
+    /// The device fails (memory).
+    pub fn new(weight: HostWeight, device: &Device, dtype: DType) -> Result<Self> {
+        let (rows, columns) = (weight.rows, weight.columns);
+        let storage = if matches!(device, Device::Cpu) {
+            Storage::Host(weight)
+        } else if weight.encoding.block_size() == 1 {
+            let mut numbers = vec![0.0; rows * columns];
+            for (row, out) in numbers.chunks_exact_mut(columns).enumerate() {
+                weight.decode_row(row, &(0..columns), out);
+            }
+            Storage::Dense(Tensor::from_vec(numbers, (rows, columns), device)?.to_dtype(dtype)?)
+        } else {
+            let size = weight.row_bytes();
+            let mut bytes = Vec::with_capacity(rows * size);
+            for row in 0..rows {
+                let start = weight.file_row(row) * size;
+                bytes.extend_from_slice(&weight.bytes()[start..start + size]);
+            }
+            let data = QStorage::from_data(bytes.into(), device, weight.encoding)?;
+            Storage::Quantised(Arc::new(QTensor::new(data, (rows, columns))?), dtype)
+        };
+        Ok(FrozenWeight {
+            storage,
+            rows,
+            columns,
+        })
+    }
+
+    /// The number of output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of input features.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The weight in host memory, when it lies there.
+    pub(super) fn host(&self) -> Option<&HostWeight> {
+        match &self.storage {
+            Storage::Host(weight) => Some(weight),
+            _ => None,
+        }
+    }
+
+    /// The whole weight as a tensor of its device.
+    pub(super) fn dense(&self) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Host(weight) => {
+                let all: Vec<u32> = (0..self.rows as u32).collect();
+                Tensor::from_vec(weight.gather(&all), (self.rows, self.columns), &Device::Cpu)
+            }
+            Storage::Dense(tensor) => Ok(tensor.clone()),
+            Storage::Quantised(tensor, dtype) => {
+                tensor.dequantize(&tensor.device())?.to_dtype(*dtype)
+            }
+        }
+    }
+}
+
+/// What the numbers' addresses must be a multiple of.
+fn alignment(encoding: GgmlDType) -> usize {
+    match encoding {
+        GgmlDType::F32 => align_of::<f32>(),
+        GgmlDType::Q8K => align_of::<BlockQ8K>(),
+        _ => align_of::<f16>(),
+    }
+}
+
+/// # Safety
+/// `bytes` must be aligned for `T`, and any bits must be a valid `T`.
+unsafe fn cast<T>(bytes: &[u8]) -> &[T] {
+    // SAFETY: as the caller promises; the length is rounded down to whole elements.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
+}
+
+fn decode(encoding: GgmlDType, bytes: &[u8], out: &mut [f32]) {
+    // SAFETY of every `cast`: `HostWeight::new` aligned the whole matrix, rows are whole blocks of
+    // a size that is a multiple of the alignment, and blocks are plain integers and floats.
+    macro_rules! blocks {
+        ($block:ty) => {
+            <$block>::to_float(unsafe { cast(bytes) }, out)
+        };
+    }
+    match encoding {
+        GgmlDType::F32 => out.copy_from_slice(unsafe { cast(bytes) }),
+        GgmlDType::F16 => unsafe { cast::<f16>(bytes) }.convert_to_f32_slice(out),
+        GgmlDType::BF16 => unsafe { cast::<bf16>(bytes) }.convert_to_f32_slice(out),
+        GgmlDType::Q4_0 => blocks!(BlockQ4_0),
+        GgmlDType::Q4_1 => blocks!(BlockQ4_1),
+        GgmlDType::Q5_0 => blocks!(BlockQ5_0),
+        GgmlDType::Q5_1 => blocks!(BlockQ5_1),
+        GgmlDType::Q8_0 => blocks!(BlockQ8_0),
+        GgmlDType::Q8_1 => blocks!(BlockQ8_1),
+        GgmlDType::Q2K => blocks!(BlockQ2K),
+        GgmlDType::Q3K => blocks!(BlockQ3K),
+        GgmlDType::Q4K => blocks!(BlockQ4K),
+        GgmlDType::Q5K => blocks!(BlockQ5K),
+        GgmlDType::Q6K => blocks!(BlockQ6K),
+        GgmlDType::Q8K => blocks!(BlockQ8K),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finite_differences::numbers;
+    use super::super::to_vec;
+    use super::*;
+
+    /// A quantised weight and candle's own dequantisation of it.
+    fn quantised(encoding: GgmlDType, rows: usize, columns: usize) -> (HostWeight, Vec<f32>) {
+        let tensor = QTensor::quantize(&numbers(5, &[rows, columns]), encoding).unwrap();
+        let bytes = tensor.data().unwrap().into_owned();
+        let plain = to_vec(&tensor.dequantize(&Device::Cpu).unwrap()).unwrap();
+        let weight = HostWeight::new(Arc::new(bytes), 0, encoding, rows, columns).unwrap();
+        (weight, plain)
+    }
+
+    fn close(got: &[f32], expected: &[f32]) {
+        for (a, b) in got.iter().zip(expected) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn products_with_every_encoding_match_the_dequantised_weight() {
+        use GgmlDType::*;
+        for (encoding, columns) in [
+            (F32, 70),
+            (F16, 70),
+            (BF16, 70),
+            (Q4_0, 96),
+            (Q4_1, 96),
+            (Q5_0, 96),
+            (Q5_1, 96),
+            (Q8_0, 96),
+            (Q2K, 512),
+            (Q3K, 512),
+            (Q4K, 512),
+            (Q5K, 512),
+            (Q6K, 512),
+        ] {
+            let (rows, m) = (PANEL_ROWS + 9, 3);
+            let (weight, plain) = quantised(encoding, rows, columns);
+            let dense = HostWeight::from_floats(&plain, rows, columns).unwrap();
+            let x = to_vec(&numbers(1, &[m, columns])).unwrap();
+            let dy = to_vec(&numbers(2, &[m, rows])).unwrap();
+            let (mut y, mut y_dense) = (vec![0.0; m * rows], vec![0.0; m * rows]);
+            weight.times_transposed(&x, m, &mut y);
+            dense.times_transposed(&x, m, &mut y_dense);
+            close(&y, &y_dense);
+            let (mut dx, mut dx_dense) = (vec![0.0; m * columns], vec![0.0; m * columns]);
+            weight.times(&dy, m, &mut dx);
+            dense.times(&dy, m, &mut dx_dense);
+            close(&dx, &dx_dense);
+            let by_hand: f32 = (0..rows).map(|i| dy[i] * plain[i * columns + 5]).sum();
+            assert!((dx[5] - by_hand).abs() < 1e-3);
+        }
+    }
+
+    #[test]
+    fn interleaved_heads_are_put_into_hugging_faces_order() {
+        // Two heads of four rows; llama.cpp's order of a head's rows 0 1 2 3 is 0 2 1 3.
+        let file: Vec<f32> = vec![0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0];
+        let weight = HostWeight::from_floats(&file, 8, 1).unwrap();
+        let weight = weight.with_interleaved_heads(2).unwrap();
+        assert_eq!(
+            weight.gather(&[0, 1, 2, 3, 4, 5, 6, 7]),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+        );
+    }
+
+    #[test]
+    fn unaligned_numbers_are_read_right_and_missing_ones_refused() {
+        let mut bytes = vec![0u8];
+        bytes.extend([1.5f32, -2.0].iter().flat_map(|x| x.to_ne_bytes()));
+        let bytes: Bytes = Arc::new(bytes);
+        let weight = HostWeight::new(bytes.clone(), 1, GgmlDType::F32, 1, 2).unwrap();
+        assert_eq!(weight.gather(&[0]), [1.5, -2.0]);
+        for (start, rows) in [(1, 2), (usize::MAX, 1), (1, usize::MAX)] {
+            assert!(HostWeight::new(bytes.clone(), start, GgmlDType::F32, rows, 2).is_err());
+        }
+    }
+}
