@@ -1,15 +1,47 @@
 //! The training loop and what belongs to it: optimizer, schedule, checkpoints.
 //!
 //! The trainer knows nothing of sockets, files of the event log or terminals. It reports through
-//! [`Reporter`] and is steered through [`Control`] messages.
+//! [`Reporter`] and is steered through [`Control`] messages. The loop itself is `trainer.rs`, to be
+//! read from top to bottom.
+
+pub mod checkpoint;
+mod controls;
+mod device;
+mod evaluate;
+mod export;
+mod memory;
+pub mod optimizer;
+mod plan;
+mod preflight;
+mod samples;
+mod save;
+mod schedule;
+mod setup;
+mod stage;
+mod trainer;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+
+pub use device::{dtype, open_device};
+pub use export::{export, export_checkpoint};
+pub use plan::Plan;
+pub use preflight::{format_name, formats, parse_formats};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};
+use controls::Inbox;
+use stage::Stage;
+use trainer::{Interrupt, Trainer};
+
+/// Graphs of deep models are dropped recursively: a thread's usual 2 MiB overflow.
+const TRAINER_STACK: usize = 64 << 20;
+/// How soon the end of the trainer is noticed.
+const END_POLL: Duration = Duration::from_millis(20);
 
 /// Where the trainer's events go. Implemented by the runner (and by tests with a Vec).
 pub trait Reporter: Send + Sync {
@@ -56,6 +88,16 @@ pub struct Folders {
 }
 
 /// Trains until the last step, a stop or an error. `resume` is a checkpoint folder.
+///
+/// All computing happens on a thread of its own with a large stack; the caller's thread takes in
+/// `controls` meanwhile, so that *pausing* is shown at once, whatever the trainer is busy with.
+///
+/// # Errors
+/// Input that cannot be trained on (see [`crate::error::input_error`]), and failures of disk or
+/// device that a pause cannot mend.
+///
+/// # Panics
+/// Passes on a panic of the trainer's thread.
 pub fn train(
     config: RunConfig,
     resume: Option<&Path>,
@@ -63,6 +105,66 @@ pub fn train(
     reporter: &dyn Reporter,
     controls: &Receiver<Control>,
 ) -> Result<Outcome> {
-    let _ = (config, resume, folders, reporter, controls);
-    todo!("train room")
+    let stage = &Stage::new(reporter);
+    let (forward, inbox) = mpsc::channel();
+    thread::scope(|scope| {
+        let trainer = thread::Builder::new()
+            .name("training".into())
+            .stack_size(TRAINER_STACK)
+            .spawn_scoped(scope, move || {
+                let mut inbox = Inbox::new(inbox);
+                let outcome = run(config, resume, folders, reporter, stage, &mut inbox);
+                (outcome, inbox)
+            })
+            .context("cannot start the trainer's thread")?;
+        take_in(controls, forward, stage, || trainer.is_finished());
+        match trainer.join() {
+            Ok((outcome, inbox)) => {
+                inbox.refuse_the_rest(reporter);
+                outcome
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Passes controls on until the trainer has ended.
+fn take_in(
+    controls: &Receiver<Control>,
+    forward: Sender<Control>,
+    stage: &Stage<'_>,
+    ended: impl Fn() -> bool,
+) {
+    loop {
+        match controls.recv_timeout(END_POLL) {
+            Ok(control) => {
+                if let Control::Command { command, .. } = &control
+                    && *command == Command::Pause
+                {
+                    stage.announce_pause();
+                }
+                // The trainer keeps its end until it is joined, so this arrives.
+                let _ = forward.send(control);
+            }
+            Err(RecvTimeoutError::Timeout) if !ended() => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+}
+
+/// The trainer's thread.
+fn run(
+    config: RunConfig,
+    resume: Option<&Path>,
+    folders: &Folders,
+    reporter: &dyn Reporter,
+    stage: &Stage<'_>,
+    inbox: &mut Inbox,
+) -> Result<Outcome> {
+    let setup = setup::open(&config, resume, folders, reporter, stage)?;
+    match Trainer::new(config, setup, folders, reporter, stage, inbox).run() {
+        Ok(()) => Ok(Outcome::Done),
+        Err(Interrupt::End(outcome)) => Ok(outcome),
+        Err(Interrupt::Failed(error)) => Err(error),
+    }
 }

@@ -1,0 +1,147 @@
+//! What must hold before the first step: nothing is trained that cannot be saved.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Folders, Plan};
+use crate::config::{ExportFormat, RunConfig};
+use crate::error::input_error;
+use crate::model::LoraSet;
+
+/// What `state.json`, `adapter_config.json` and headers take at most.
+const OVERHEAD: u64 = 256 * 1024;
+
+/// Checks export formats, folders and space. Returns warnings.
+///
+/// # Errors
+/// A format that this adapter has no form in, a folder that cannot be written, too little space.
+pub(super) fn check(
+    config: &RunConfig,
+    set: &LoraSet,
+    plan: Plan,
+    folders: &Folders,
+) -> Result<Vec<String>> {
+    formats(&config.export_formats)?;
+    for folder in [&folders.checkpoints, &folders.samples, &folders.exports] {
+        writable(folder)?;
+    }
+    space(config, set, plan, folders)
+}
+
+/// Whether the adapter of a language model can be written in all of these formats.
+///
+/// # Errors
+/// One sentence with the first that it cannot be written in.
+pub fn formats(formats: &[ExportFormat]) -> Result<()> {
+    for format in formats {
+        let why = match format {
+            ExportFormat::Peft => continue,
+            ExportFormat::Gguf => "this version cannot write it",
+            ExportFormat::Diffusers | ExportFormat::Kohya => "it is for image models",
+        };
+        return Err(input_error(format!(
+            "the export format '{}' is not possible for this adapter: {why}; use peft",
+            format_name(*format)
+        )));
+    }
+    Ok(())
+}
+
+/// Reads formats as the command line has them: `peft,gguf`.
+///
+/// # Errors
+/// A word that is no format.
+pub fn parse_formats(words: &str) -> Result<Vec<ExportFormat>> {
+    const ALL: [ExportFormat; 4] = [
+        ExportFormat::Peft,
+        ExportFormat::Diffusers,
+        ExportFormat::Kohya,
+        ExportFormat::Gguf,
+    ];
+    words
+        .split(',')
+        .map(|word| {
+            let found = ALL.into_iter().find(|f| format_name(*f) == word.trim());
+            found.ok_or_else(|| {
+                input_error(format!(
+                    "'{}' is not an export format; there are {}",
+                    word.trim(),
+                    ALL.map(format_name).join(", ")
+                ))
+            })
+        })
+        .collect()
+}
+
+/// The word of a format in the config, on the command line and in folder names.
+pub fn format_name(format: ExportFormat) -> &'static str {
+    match format {
+        ExportFormat::Peft => "peft",
+        ExportFormat::Diffusers => "diffusers",
+        ExportFormat::Kohya => "kohya",
+        ExportFormat::Gguf => "gguf",
+    }
+}
+
+fn writable(folder: &Path) -> Result<()> {
+    let probe = folder.join(format!(".write-test-{}", std::process::id()));
+    fs::create_dir_all(folder)
+        .and_then(|()| File::create(&probe))
+        .and_then(|mut file| file.write_all(b"loradeck"))
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|e| {
+            input_error(format!(
+                "output_dir: {} cannot be written ({e}): choose another output_dir or mend its permissions",
+                folder.display()
+            ))
+        })
+}
+
+/// Bytes of one checkpoint of this adapter: its numbers and two moments in f32.
+fn checkpoint_bytes(set: &LoraSet) -> u64 {
+    set.parameters() * 4 * 3 + OVERHEAD
+}
+
+fn space(config: &RunConfig, set: &LoraSet, plan: Plan, folders: &Folders) -> Result<Vec<String>> {
+    let stat = rustix::fs::statvfs(&folders.checkpoints).with_context(|| {
+        format!(
+            "asking for the space left at {}",
+            folders.checkpoints.display()
+        )
+    })?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let one = checkpoint_bytes(set);
+    let exports = set.parameters() * 4 + OVERHEAD;
+    // A new checkpoint is whole before an old one goes.
+    let least = 2 * one + exports;
+    if free < least {
+        return Err(input_error(format!(
+            "output_dir: {} has {} free, two checkpoints and an export of this adapter need {}: free some space or choose another output_dir",
+            folders.checkpoints.display(),
+            mebibytes(free),
+            mebibytes(least)
+        )));
+    }
+    let scheduled = plan.total_steps.div_ceil(config.save_steps.max(1));
+    let kept = config
+        .keep_checkpoints
+        .map_or(scheduled, |keep| scheduled.min(keep as u64 + 1));
+    let all = kept.saturating_mul(one) + exports;
+    Ok(if free < all {
+        vec![format!(
+            "{kept} checkpoints of this run need {}, {} has {} free: set keep_checkpoints or a larger save_steps",
+            mebibytes(all),
+            folders.checkpoints.display(),
+            mebibytes(free)
+        )]
+    } else {
+        Vec::new()
+    })
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
+}

@@ -1,0 +1,258 @@
+//! Everything that is opened before the first step.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+
+use super::checkpoint::{self, DataFingerprint, State};
+use super::device::{device_name, dtype, open_device};
+use super::optimizer::AdamW;
+use super::plan::Plan;
+use super::stage::Stage;
+use super::{Folders, Reporter, preflight};
+use crate::adapter;
+use crate::config::{RunConfig, TargetModules};
+use crate::data::{self, Batches, Dataset};
+use crate::error::input_error;
+use crate::model::{self, Base, DecoderConfig, LoraSet};
+use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName};
+use candle_core::Device;
+
+/// What the trainer works with.
+pub(super) struct Setup {
+    pub base: Rc<Base>,
+    pub data: Rc<Dataset>,
+    pub fingerprint: DataFingerprint,
+    pub batches: Batches,
+    pub plan: Plan,
+    pub set: LoraSet,
+    pub optimizer: AdamW,
+    pub recompute: bool,
+    /// Of the checkpoint the run goes on from.
+    pub state: Option<State>,
+}
+
+/// Opens base, data and adapter and proves that the result can be saved.
+pub(super) fn open(
+    config: &RunConfig,
+    resume: Option<&Path>,
+    folders: &Folders,
+    reporter: &dyn Reporter,
+    stage: &Stage<'_>,
+) -> Result<Setup> {
+    let warn = |text: String| {
+        reporter.emit(EventKind::Message(Message {
+            level: Level::Warning,
+            text,
+        }));
+    };
+    preflight::formats(&config.export_formats)?;
+    let state = resume.map(checkpoint::verify).transpose()?;
+    if let (Some(state), Some(path)) = (&state, resume) {
+        reporter.emit(EventKind::Resumed {
+            step: state.step,
+            epoch: state.epoch,
+            total_tokens: state.total_tokens,
+            checkpoint: path.display().to_string(),
+        });
+    }
+
+    stage.enter(PhaseName::Loading, "reading the base");
+    let device = open_device(config.device)?;
+    let base = model::open(
+        &config.base_model,
+        &device,
+        dtype(config.precision, &device)?,
+    )?;
+
+    stage.enter(PhaseName::Loading, "reading the data");
+    let data = data::load(config, &base.tokenizer)?;
+    refuse_bad_records(config, &data)?;
+    let fingerprint = DataFingerprint::of(&data);
+    if let (Some(state), Some(path)) = (&state, resume)
+        && let Some(difference) = fingerprint.difference(&state.data)
+    {
+        return Err(input_error(format!(
+            "train_data_dir: the data is no longer what {} was trained on ({difference}): put it back, start anew with `--resume never`, or name the checkpoint in init_from to go on from its adapter with the new data",
+            path.display()
+        )));
+    }
+    reporter.emit(EventKind::Data {
+        statistics: data.statistics.clone(),
+    });
+
+    stage.enter(PhaseName::Loading, "making the adapter");
+    let shape = &base.description.config;
+    let set = match resume {
+        Some(checkpoint) => resumed_adapter(config, checkpoint, shape, &device)?,
+        None => fresh_adapter(config, shape, &device)?,
+    };
+    let optimizer = match (resume, &state) {
+        (Some(checkpoint), Some(state)) => {
+            checkpoint::read_moments(checkpoint, &set, state.updates)?
+        }
+        _ => AdamW::new(&set),
+    };
+    let batches = Batches::new(config.seed, config.batch_size, data.train.len());
+    let plan = Plan::new(config, &batches);
+    reporter.emit(model_event(&base, &set, &device));
+    reporter.emit(plan.event());
+
+    for warning in preflight::check(config, &set, plan, folders)? {
+        warn(warning);
+    }
+    if let Some(state) = &state {
+        for path in checkpoint::set_aside_after(&folders.checkpoints, state.step)? {
+            warn(format!(
+                "a later checkpoint was set aside as {}, as the run goes on from step {}",
+                path.display(),
+                state.step
+            ));
+        }
+    }
+    Ok(Setup {
+        recompute: config
+            .gradient_checkpointing
+            .unwrap_or_else(|| device.is_cuda()),
+        base: Rc::new(base),
+        data: Rc::new(data),
+        fingerprint,
+        batches,
+        plan,
+        set,
+        optimizer,
+        state,
+    })
+}
+
+fn refuse_bad_records(config: &RunConfig, data: &Dataset) -> Result<()> {
+    if !config.skip_bad_records
+        && let Some(first) = data.bad.first()
+    {
+        let more = match data.bad.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more; `loradeck check` lists them all)"),
+        };
+        return Err(input_error(format!(
+            "{}:{}: {}{more}: mend the data, or leave bad records out with `skip_bad_records: true`",
+            first.file, first.line, first.reason
+        )));
+    }
+    if data.train.is_empty() {
+        return Err(input_error(format!(
+            "train_data_dir: {} leaves no record to train on",
+            config.train_data_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+fn fresh_adapter(config: &RunConfig, shape: &DecoderConfig, device: &Device) -> Result<LoraSet> {
+    let (all_linear, names) = match &config.target_modules {
+        TargetModules::AllLinear => (true, &[][..]),
+        TargetModules::Names(names) => (false, &names[..]),
+    };
+    let modules = model::match_targets(shape, all_linear, names, config.layers)?;
+    let fresh = LoraSet::new(
+        &modules,
+        config.lora_rank,
+        config.lora_alpha,
+        config.use_rslora,
+        config.lora_dropout,
+        model::target_names(shape, &modules),
+        config.seed,
+        device,
+    )?;
+    let Some(folder) = &config.init_from else {
+        return Ok(fresh);
+    };
+    let given = adapter::read_peft(folder, shape, device)
+        .with_context(|| format!("init_from: {}", folder.display()))?;
+    take_over(&fresh, &given).map_err(|difference| {
+        input_error(format!(
+            "init_from: the adapter in {} is not of this config's shape: {difference}; set lora_rank, lora_alpha, use_rslora, target_modules and layers to its values",
+            folder.display()
+        ))
+    })?;
+    Ok(fresh)
+}
+
+fn resumed_adapter(
+    config: &RunConfig,
+    checkpoint: &Path,
+    shape: &DecoderConfig,
+    device: &Device,
+) -> Result<LoraSet> {
+    let without_init = RunConfig {
+        init_from: None,
+        ..config.clone()
+    };
+    let fresh = fresh_adapter(&without_init, shape, device)?;
+    let saved = adapter::read_peft(checkpoint, shape, device)?;
+    take_over(&fresh, &saved).map_err(|difference| {
+        input_error(format!(
+            "the config no longer fits the checkpoint {}: {difference}; undo the change, or start anew with `--resume never`",
+            checkpoint.display()
+        ))
+    })?;
+    Ok(fresh)
+}
+
+/// Copies the numbers of an adapter of the same shape; says what differs otherwise.
+fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
+    if given.rank != fresh.rank {
+        return Err(format!("its rank is {}, not {}", given.rank, fresh.rank));
+    }
+    if (given.alpha, given.use_rslora) != (fresh.alpha, fresh.use_rslora) {
+        return Err(format!(
+            "its alpha is {}{}, not {}{}",
+            given.alpha,
+            if given.use_rslora { " (rsLoRA)" } else { "" },
+            fresh.alpha,
+            if fresh.use_rslora { " (rsLoRA)" } else { "" },
+        ));
+    }
+    for pair in &given.pairs {
+        if !fresh.index.contains_key(&pair.module) {
+            return Err(format!("it adapts {}, this config does not", pair.module));
+        }
+    }
+    for pair in &fresh.pairs {
+        let Some(&at) = given.index.get(&pair.module) else {
+            return Err(format!("it does not adapt {}", pair.module));
+        };
+        let copy = || -> candle_core::Result<()> {
+            pair.a.set(given.pairs[at].a.as_tensor())?;
+            pair.b.set(given.pairs[at].b.as_tensor())
+        };
+        copy().map_err(|e| format!("{} cannot be taken over ({e})", pair.module))?;
+    }
+    Ok(())
+}
+
+fn model_event(base: &Base, set: &LoraSet, device: &Device) -> EventKind {
+    let described = &base.description;
+    let shape = &described.config;
+    EventKind::Model {
+        device: device_name(device),
+        base: BaseInfo {
+            name: described.name.clone(),
+            architecture: shape.architecture.clone(),
+            format: described.format.clone(),
+            dtype: described.dtype.clone(),
+            parameters: described.parameters,
+            layers: shape.layers as u64,
+            hidden_size: shape.hidden_size as u64,
+            vocabulary: shape.vocab_size as u64,
+            bytes: described.bytes,
+        },
+        adapter: AdapterInfo {
+            rank: set.rank as u64,
+            alpha: set.alpha,
+            target_modules: set.target_modules.clone(),
+            modules: set.pairs.len() as u64,
+            parameters: set.parameters(),
+        },
+    }
+}

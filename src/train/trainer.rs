@@ -1,0 +1,294 @@
+//! The training loop.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::checkpoint::{BestEval, DataFingerprint};
+use super::controls::{Asked, Inbox};
+use super::memory::peak_bytes;
+use super::optimizer::{AdamW, PairValues, Rates, clip};
+use super::plan::{self, Plan};
+use super::schedule::factor;
+use super::setup::Setup;
+use super::stage::Stage;
+use super::{Folders, Outcome, Reporter};
+use crate::config::RunConfig;
+use crate::data::{Batches, Cursor, Dataset, collate};
+use crate::model::{Base, DropoutKey, LoraSet};
+use crate::protocol::{CheckpointReason, EventKind, Level, Message, Num, PhaseName, StepMetrics};
+
+/// Skipped updates in a row after which the run pauses.
+const NON_FINITE_LIMIT: u32 = 3;
+
+/// Why the loop is left before its last step.
+pub(super) enum Interrupt {
+    End(Outcome),
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Interrupt {
+    fn from(error: anyhow::Error) -> Self {
+        Interrupt::Failed(error)
+    }
+}
+
+/// What anything returns that may take in a stop on its way.
+pub(super) type Flow<T> = Result<T, Interrupt>;
+
+/// Where the run stands between two steps: with adapter and moments, what a checkpoint holds. It
+/// changes at the end of a step only, so a checkpoint may be written at any time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    pub step: u64,
+    pub cursor: Cursor,
+    pub total_tokens: u64,
+    pub non_finite_in_a_row: u32,
+    pub base_loss: Option<Num>,
+    pub best_eval: Option<BestEval>,
+    pub evaluated_at: Option<u64>,
+    pub sampled_at: Option<u64>,
+}
+
+pub(super) struct Trainer<'a> {
+    pub config: RunConfig,
+    pub folders: &'a Folders,
+    pub reporter: &'a dyn Reporter,
+    pub stage: &'a Stage<'a>,
+    pub inbox: &'a mut Inbox,
+
+    pub base: Rc<Base>,
+    pub data: Rc<Dataset>,
+    pub fingerprint: DataFingerprint,
+    pub batches: Batches,
+    pub plan: Plan,
+    pub set: LoraSet,
+    pub optimizer: AdamW,
+    pub progress: Progress,
+    recompute: bool,
+
+    /// Step of the newest checkpoint, and when it was written.
+    pub saved_at: Option<u64>,
+    pub last_save: Instant,
+    /// Answers of the bare base by prompt.
+    pub base_texts: HashMap<String, String>,
+    pub paused: bool,
+    /// Inside an eval or a sample: another one that is asked for waits.
+    pub occupied: bool,
+    pub waiting: VecDeque<Asked>,
+}
+
+impl<'a> Trainer<'a> {
+    pub fn new(
+        config: RunConfig,
+        setup: Setup,
+        folders: &'a Folders,
+        reporter: &'a dyn Reporter,
+        stage: &'a Stage<'a>,
+        inbox: &'a mut Inbox,
+    ) -> Self {
+        let saved_at = setup.state.as_ref().map(|s| s.step);
+        let progress = setup.state.map_or_else(Progress::default, |s| Progress {
+            step: s.step,
+            cursor: s.cursor,
+            total_tokens: s.total_tokens,
+            non_finite_in_a_row: s.non_finite_in_a_row,
+            base_loss: s.base_loss,
+            best_eval: s.best_eval,
+            evaluated_at: s.evaluated_at,
+            sampled_at: s.sampled_at,
+        });
+        Trainer {
+            saved_at,
+            config,
+            folders,
+            reporter,
+            stage,
+            inbox,
+            base: setup.base,
+            data: setup.data,
+            fingerprint: setup.fingerprint,
+            batches: setup.batches,
+            plan: setup.plan,
+            set: setup.set,
+            optimizer: setup.optimizer,
+            progress,
+            recompute: setup.recompute,
+            last_save: Instant::now(),
+            base_texts: HashMap::new(),
+            paused: false,
+            occupied: false,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The whole run, from where `progress` stands to the last step and the exports.
+    pub fn run(&mut self) -> Flow<()> {
+        let started = Instant::now();
+        self.attend()?;
+        loop {
+            // What is due between two steps. After a resume, what was due and not yet done.
+            if self.eval_is_due() {
+                self.evaluate()?;
+            }
+            if self.samples_are_due() {
+                self.sample_all()?;
+            }
+            if let Some(reason) = self.checkpoint_is_due() {
+                self.save_or_pause(reason)?;
+            }
+            if self.progress.step >= self.plan.total_steps {
+                break;
+            }
+            self.stage.enter(PhaseName::Training, "");
+
+            // Forward and backward over the micro-batches of the step.
+            let step = self.progress.step + 1;
+            let mut gradients = PairValues::zeros(&self.set);
+            let (mut loss_sum, mut trained, mut tokens, mut seconds) = (0.0, 0u64, 0u64, 0.0);
+            let mut cursor = self.progress.cursor;
+            let micro_batches = plan::micro_batches(
+                &self.batches,
+                cursor,
+                self.config.gradient_accumulation_steps,
+            );
+            for (i, (indices, after)) in micro_batches.into_iter().enumerate() {
+                self.attend()?;
+                let clock = Instant::now();
+                let records: Vec<_> = indices.iter().map(|&r| &self.data.train[r]).collect();
+                let dropout = (self.config.lora_dropout > 0.0).then_some(DropoutKey {
+                    seed: self.config.seed,
+                    step,
+                    micro_batch: i as u32,
+                });
+                let pass = self.base.decoder.loss_and_gradients(
+                    &collate(&records),
+                    &self.set,
+                    dropout,
+                    self.recompute,
+                )?;
+                gradients.add(&pass.gradients)?;
+                loss_sum += pass.loss_sum;
+                trained += pass.trained_tokens;
+                tokens += records.iter().map(|r| r.ids.len() as u64).sum::<u64>();
+                cursor = after;
+                seconds += clock.elapsed().as_secs_f64();
+            }
+
+            // The update, with the mean over all trained tokens of the step.
+            let clock = Instant::now();
+            let loss = loss_sum / trained as f64;
+            gradients.scale((1.0 / trained as f64) as f32);
+            let norm = clip(&mut gradients, self.config.max_grad_norm);
+            let rates = self.rates(step);
+            let finite = loss.is_finite() && norm.is_finite();
+            if finite {
+                self.optimizer.update(&self.set, &gradients, rates)?;
+                self.progress.non_finite_in_a_row = 0;
+            } else {
+                self.progress.non_finite_in_a_row += 1;
+            }
+            self.progress.step = step;
+            self.progress.cursor = cursor;
+            self.progress.total_tokens += tokens;
+            seconds += clock.elapsed().as_secs_f64();
+
+            if finite {
+                self.reporter.emit(EventKind::Step(StepMetrics {
+                    step,
+                    epoch: plan::epoch(&self.batches, cursor),
+                    loss: Num(loss),
+                    learning_rate: rates.learning_rate,
+                    grad_norm: Num(norm),
+                    tokens,
+                    total_tokens: self.progress.total_tokens,
+                    seconds,
+                    peak_memory_bytes: peak_bytes(),
+                }));
+            } else {
+                self.report_non_finite(loss, norm)?;
+            }
+        }
+        self.export_or_pause()?;
+        self.refuse_waiting("the run has ended");
+        // Said before `Finished`, so that whoever sees the end has it on disk.
+        self.reporter.emit(EventKind::Finished {
+            step: self.progress.step,
+            seconds: started.elapsed().as_secs_f64(),
+        });
+        Ok(())
+    }
+
+    /// Rates of update `step`. `learning_rate` is the schedule's peak, so a change during the run
+    /// scales what is left of the schedule.
+    fn rates(&self, step: u64) -> Rates {
+        let factor = factor(
+            self.config.lr_scheduler,
+            self.config.warmup_steps,
+            self.plan.total_steps,
+            step,
+        );
+        Rates {
+            learning_rate: self.config.learning_rate * factor,
+            loraplus_ratio: self.config.loraplus_ratio,
+            weight_decay: self.config.weight_decay,
+        }
+    }
+
+    /// Reports a skipped update; pauses when they follow one another.
+    fn report_non_finite(&mut self, loss: f64, norm: f64) -> Flow<()> {
+        let in_a_row = self.progress.non_finite_in_a_row;
+        self.reporter.emit(EventKind::NonFinite {
+            step: self.progress.step,
+            loss: Num(loss),
+            grad_norm: Num(norm),
+            in_a_row,
+        });
+        if in_a_row >= NON_FINITE_LIMIT {
+            self.pause_for(&format!(
+                "loss or gradient was not finite {in_a_row} times in a row up to step {}, and none of these updates was made: lower learning_rate and resume, or stop and go on from an earlier checkpoint",
+                self.progress.step
+            ))?;
+            self.progress.non_finite_in_a_row = 0;
+        }
+        Ok(())
+    }
+
+    fn eval_is_due(&self) -> bool {
+        !self.data.eval.is_empty()
+            && self.progress.evaluated_at != Some(self.progress.step)
+            && self.is_due(self.config.eval_steps)
+    }
+
+    fn samples_are_due(&self) -> bool {
+        !self.config.sample_prompts.is_empty()
+            && self.progress.sampled_at != Some(self.progress.step)
+            && self.is_due(self.config.sample_steps)
+    }
+
+    /// Before the first step, every `steps`, and after the last.
+    fn is_due(&self, steps: u64) -> bool {
+        let step = self.progress.step;
+        step.is_multiple_of(steps.max(1)) || step >= self.plan.total_steps
+    }
+
+    fn checkpoint_is_due(&self) -> Option<CheckpointReason> {
+        let step = self.progress.step;
+        if self.saved_at == Some(step) {
+            None
+        } else if step >= self.plan.total_steps {
+            Some(CheckpointReason::End)
+        } else {
+            // At step 0 there is nothing yet that a checkpoint would keep.
+            (step > 0 && step.is_multiple_of(self.config.save_steps.max(1)))
+                .then_some(CheckpointReason::Scheduled)
+        }
+    }
+
+    pub fn message(&self, level: Level, text: impl Into<String>) {
+        self.reporter.emit(EventKind::Message(Message {
+            level,
+            text: text.into(),
+        }));
+    }
+}
