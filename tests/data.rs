@@ -204,10 +204,7 @@ fn a_template_whose_prefixes_disagree_still_trains_the_answers_alone() {
 fn an_answer_that_the_template_does_not_end_gets_the_end_of_sequence() {
     let place = one(r#"{"prompt": "Hi.", "completion": "Hello."}"#);
     let template = "chat_template: '{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}'\n";
-    let text = only(
-        &place,
-        template.replace('\n', "\n\n").trim_end(),
-    );
+    let text = only(&place, template.replace('\n', "\n\n").trim_end());
     assert!(text.ends_with("<|im_end|>>>"), "{text}");
 }
 
