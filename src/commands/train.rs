@@ -1,10 +1,122 @@
-//! `loradeck train`.
+//! `loradeck train`: starts or resumes a run, and shows it.
 
-use anyhow::Result;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
 
 use crate::cli::TrainArgs;
+use crate::config::{self, LoadedConfig};
+use crate::error::input_error;
+use crate::run::folder::{RunFolder, RunInfo};
+use crate::run::resume::{self, Decision, ResumeMode};
+use crate::run::runner::{self, Place};
+use crate::run::start::{self, Request};
+use crate::run::status::load_state;
+use crate::run::{headless, logind};
+use crate::train::train;
+use crate::ui::{self, DeckOptions};
+
+/// How long a runner may take to end after its last event.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 pub fn run(args: TrainArgs) -> Result<u8> {
-    let _ = args;
-    todo!("train")
+    let loaded = load(&args)?;
+    let folder = RunFolder::new(&loaded.config.output_dir);
+    let decision = resume::decide(&folder, &loaded.config, &ResumeMode::new(&args.resume))?;
+    let (checkpoint, notes) = match decision {
+        Decision::Finished(sentence) => {
+            say(&sentence);
+            return Ok(0);
+        }
+        Decision::Start { checkpoint, notes } => (checkpoint, notes),
+    };
+    for note in &notes {
+        say(note);
+    }
+    let request = Request {
+        run_dir: folder.root().to_owned(),
+        config_path: loaded.path.clone(),
+        sets: args.sets.clone(),
+        resume: checkpoint,
+        argv: std::env::args().collect(),
+    };
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if args.headless || !(args.detach || terminal) {
+        return Ok(runner::run(
+            request,
+            loaded,
+            Place::Foreground,
+            Box::new(train),
+        ));
+    }
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let child = match start::spawn(&folder, &request)? {
+        Ok(child) => child,
+        Err(failed) => {
+            eprintln!("loradeck: {}", failed.error);
+            return Ok(failed.exit_code);
+        }
+    };
+    if let Some(warning) = logind::kills_user_processes() {
+        eprintln!("warning: {warning}");
+    }
+    if args.detach {
+        let path = folder.root().display();
+        say(&format!("run {path}, pid {}", child.id()));
+        say(&format!("`loradeck attach {path}` opens it"));
+        return Ok(0);
+    }
+    ui::deck(DeckOptions {
+        run_dir: folder.root().to_owned(),
+        readonly: false,
+        theme: args.theme,
+    })?;
+    after_deck(&folder, child)
+}
+
+fn load(args: &TrainArgs) -> Result<LoadedConfig> {
+    let path: &PathBuf = match (&args.config, &args.config_option) {
+        (Some(path), _) | (None, Some(path)) => path,
+        (None, None) => bail!(input_error("name a config file: `loradeck train CONFIG`")),
+    };
+    let loaded =
+        config::load(path, &args.sets).map_err(|problems| config::problems_error(&problems))?;
+    match loaded.not_built() {
+        Some(problem) => Err(config::problems_error(&[problem])),
+        None => Ok(loaded),
+    }
+}
+
+/// Says whether the run goes on or how it ended; its exit code is this command's.
+fn after_deck(folder: &RunFolder, mut child: Child) -> Result<u8> {
+    let path = folder.root().display();
+    let until = Instant::now() + END_PATIENCE;
+    let mut state = load_state(folder)?;
+    while !(state.phase.is_end() && child.try_wait()?.is_some()) {
+        if !state.phase.is_end() || Instant::now() > until {
+            say(&format!(
+                "the run goes on (pid {}); `loradeck attach {path}` opens it again",
+                state.pid
+            ));
+            return Ok(0);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        state = load_state(folder)?;
+    }
+    for line in headless::ending(&state) {
+        say(&line);
+    }
+    Ok(RunInfo::read(folder)
+        .and_then(|info| info.ended)
+        .map_or(1, |ended| ended.exit_code))
+}
+
+/// A closed stdout is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -73,6 +73,14 @@ pub fn open_tokenizer(base_model: &str) -> Result<Tokenizer> {
     Source::open(base_model)?.tokenizer()
 }
 
+/// Opens only the decoder of a base, as [`open`] does.
+///
+/// # Errors
+/// As [`describe`]; too little memory on the device.
+pub fn open_decoder(base_model: &str, device: &Device, dtype: DType) -> Result<Decoder> {
+    Decoder::new(&Source::open(base_model)?, device, dtype)
+}
+
 /// Opens a base for computing on `device` in `dtype` (f32 on the CPU). Quantised weights stay so.
 ///
 /// # Errors

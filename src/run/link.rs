@@ -1,10 +1,38 @@
 //! The deck's end of the wire: one API for a live run and for a finished one.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
-use crate::protocol::{Command, Event, Query, Reply, RunState};
+use crate::protocol::{
+    ClientMessage, Command, Event, EventKind, PhaseName, Query, Reply, RunState, ServerMessage,
+    VERSION,
+};
+
+use super::folder::{RunFolder, RunInfo, host_name, live_runner};
+use super::segments::{for_each_line, parse_event, segments};
+use super::start;
+use super::status::load_state;
+use super::store::{Answer, EVENTS_LIMIT, Store, refusal};
+
+/// How often a runner is looked for while there is none.
+const LOOK_EVERY: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+/// For a runner's answers to hello and for writes to it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Events kept back while a gap before them is being filled.
+const HELD: usize = 20_000;
 
 /// What a link reports, on its own thread.
 #[derive(Clone, Debug)]
@@ -30,33 +58,507 @@ pub enum Update {
 
 /// A connection to a run folder. Dropping it detaches; the run goes on.
 pub struct Link {
-    _private: (),
+    folder: RunFolder,
+    sender: String,
+    shared: Arc<Shared>,
+}
+
+/// Ids are unique in this process, so that links with the same sender never mistake their acks.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// An id for a command or query of this process.
+pub fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// What the link's owner and its thread share.
+struct Shared {
+    requests: Mutex<VecDeque<Request>>,
+    /// A byte written here ends the thread's wait.
+    wake: UnixStream,
+    closed: AtomicBool,
+}
+
+enum Request {
+    Command(u64, Command),
+    Query(u64, Query),
+    /// The store has answered.
+    Answer(u64, Reply),
+}
+
+impl Shared {
+    fn push(&self, request: Request) {
+        self.requests
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .push_back(request);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Full means that it is about to wake up anyway.
+        let _ = (&self.wake).write(&[0]);
+    }
+
+    fn take(&self) -> VecDeque<Request> {
+        std::mem::take(&mut *self.requests.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}
+
+/// `user@host pid 123`.
+pub fn own_name() -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "user".to_owned());
+    format!("{user}@{} pid {}", host_name(), std::process::id())
 }
 
 impl Link {
     /// Opens a run. `on_update` is called from the link's thread: first a `Snapshot` (from the
     /// runner, or folded from the run folder when none is alive), then what follows. A runner that
     /// starts later is found and connected to.
+    ///
+    /// # Errors
+    /// The folder holds no run.
     pub fn open(run_dir: &Path, on_update: impl FnMut(Update) + Send + 'static) -> Result<Link> {
-        let _ = (run_dir, on_update);
-        todo!("run room")
+        let folder = RunFolder::new(run_dir);
+        if !folder.has_run() {
+            bail!("there is no run in {}", run_dir.display());
+        }
+        let (wake, woken) = UnixStream::pair().context("cannot make a pair of sockets")?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let shared = Arc::new(Shared {
+            requests: Mutex::default(),
+            wake,
+            closed: AtomicBool::new(false),
+        });
+        let sender = own_name();
+        let worker = Worker {
+            folder: folder.clone(),
+            store: Store::new(folder.clone()),
+            sender: sender.clone(),
+            shared: shared.clone(),
+            woken,
+            on_update,
+            seq: 0,
+            phase: PhaseName::Loading,
+            log_size: (0, 0),
+            asked: BTreeMap::new(),
+        };
+        thread::Builder::new()
+            .name("link".into())
+            .spawn(move || worker.run())?;
+        Ok(Link {
+            folder,
+            sender,
+            shared,
+        })
     }
+
     /// Sends a command; its `Ack` event carries the returned id and this link's `sender()`.
     /// Without a runner an error reply comes back.
     pub fn command(&self, command: Command) -> u64 {
-        let _ = command;
-        todo!("run room")
+        let id = next_id();
+        self.shared.push(Request::Command(id, command));
+        id
     }
+
     /// Asks a query, answered by the runner, or from the run folder by the same code.
     pub fn query(&self, query: Query) -> u64 {
-        let _ = query;
-        todo!("run room")
+        let id = next_id();
+        self.shared.push(Request::Query(id, query));
+        id
     }
+
     pub fn sender(&self) -> &str {
-        todo!("run room")
+        &self.sender
     }
+
     /// Starts a runner again on a run that has ended early.
+    ///
+    /// # Errors
+    /// One is alive, the run is finished, or its config no longer passes its checks.
     pub fn start_runner(&self) -> Result<()> {
-        todo!("run room")
+        start::again(&self.folder)
     }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
+        self.shared.wake();
+    }
+}
+
+struct Worker<F> {
+    folder: RunFolder,
+    store: Store,
+    sender: String,
+    shared: Arc<Shared>,
+    woken: UnixStream,
+    on_update: F,
+    /// Last event that was reported.
+    seq: u64,
+    phase: PhaseName,
+    /// Number and size of the last segment when the folder was last read.
+    log_size: (u32, u64),
+    /// Queries that the runner has not answered yet.
+    asked: BTreeMap<u64, Query>,
+}
+
+/// A connection to a live runner.
+struct Connection {
+    stream: UnixStream,
+    received: Vec<u8>,
+    /// How much of `received` holds no newline.
+    searched: usize,
+    program: String,
+    readonly: Option<String>,
+    introduced: bool,
+    /// Query that fills a gap, and the `seq` it reaches up to.
+    filling: Option<(u64, u64)>,
+    held: VecDeque<Box<Event>>,
+}
+
+impl<F: FnMut(Update)> Worker<F> {
+    fn run(mut self) {
+        let mut offline = false;
+        while !self.is_closed() {
+            match self.connect() {
+                Ok(mut connection) => {
+                    offline = false;
+                    let reason = self.follow(&mut connection);
+                    if self.is_closed() {
+                        return;
+                    }
+                    drop(connection);
+                    if let Err(e) = reason {
+                        self.go_offline(&e.to_string());
+                        offline = true;
+                    }
+                }
+                Err(reason) => {
+                    if !offline {
+                        self.go_offline(&reason.to_string());
+                        offline = true;
+                    }
+                    self.wait();
+                    self.serve_offline();
+                    self.look_at_log();
+                }
+            }
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Relaxed)
+    }
+
+    fn connect(&self) -> io::Result<Connection> {
+        let nobody = || io::Error::new(io::ErrorKind::NotFound, "no runner is alive");
+        let info = RunInfo::read(&self.folder).ok_or_else(nobody)?;
+        let socket = info.socket.ok_or_else(nobody)?;
+        let mut stream = UnixStream::connect(socket).map_err(|_| nobody())?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let hello = ClientMessage::Hello {
+            version: VERSION,
+            sender: self.sender.clone(),
+            watch: true,
+        };
+        write_line(&mut stream, &hello)?;
+        Ok(Connection {
+            stream,
+            received: Vec::new(),
+            searched: 0,
+            program: String::new(),
+            readonly: None,
+            introduced: false,
+            filling: None,
+            held: VecDeque::new(),
+        })
+    }
+
+    /// Reports what a runner sends until it is gone (an error), or a new connection is wanted.
+    fn follow(&mut self, connection: &mut Connection) -> io::Result<()> {
+        loop {
+            let (readable, woken) = {
+                let mut wanted = [
+                    PollFd::new(&connection.stream, PollFlags::IN),
+                    PollFd::new(&self.woken, PollFlags::IN),
+                ];
+                retry_on_intr(|| poll(&mut wanted, None))?;
+                (
+                    !wanted[0].revents().is_empty(),
+                    !wanted[1].revents().is_empty(),
+                )
+            };
+            if woken {
+                self.clear_wake();
+                if self.is_closed() {
+                    return Ok(());
+                }
+                self.send_requests(connection)?;
+            }
+            if readable {
+                let mut chunk = [0; 64 << 10];
+                match retry_on_intr(|| rustix::io::read(&connection.stream, &mut chunk))? {
+                    0 => return Err(io::Error::other("the runner has ended")),
+                    n => connection.received.extend_from_slice(&chunk[..n]),
+                }
+                let lines = connection.take_lines();
+                for line in lines.split_inclusive(|&b| b == b'\n') {
+                    if !self.take_line(connection, &line[..line.len() - 1])? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_requests(&mut self, connection: &mut Connection) -> io::Result<()> {
+        for request in self.shared.take() {
+            let message = match request {
+                Request::Answer(id, reply) => {
+                    (self.on_update)(Update::Reply { id, reply });
+                    continue;
+                }
+                Request::Command(id, command) => match &connection.readonly {
+                    Some(why) => {
+                        let reply = refusal(why.clone());
+                        (self.on_update)(Update::Reply { id, reply });
+                        continue;
+                    }
+                    None => ClientMessage::Command { id, command },
+                },
+                Request::Query(id, query) => {
+                    self.asked.insert(id, query.clone());
+                    ClientMessage::Query { id, query }
+                }
+            };
+            write_line(&mut connection.stream, &message)?;
+        }
+        Ok(())
+    }
+
+    /// False when only a new snapshot helps.
+    fn take_line(&mut self, connection: &mut Connection, line: &[u8]) -> io::Result<bool> {
+        if let Some(event) = event_line(line) {
+            return self.take_event(connection, event);
+        }
+        match serde_json::from_slice(line) {
+            Ok(ServerMessage::Hello { version, program }) => {
+                connection.readonly = (version != VERSION).then(|| {
+                    format!(
+                        "the runner is loradeck {program} with protocol {version} and this deck \
+                         speaks {VERSION}: watching only"
+                    )
+                });
+                connection.program = program;
+            }
+            Ok(ServerMessage::Snapshot { state }) => self.introduce(connection, state),
+            Ok(ServerMessage::Event { event }) => {
+                return self.take_event(connection, event);
+            }
+            Ok(ServerMessage::Reply { id, reply }) => {
+                if connection.filling.is_some_and(|(fill, _)| fill == id) {
+                    self.take_fill(connection, reply);
+                    return self.take_held(connection);
+                }
+                self.asked.remove(&id);
+                (self.on_update)(Update::Reply { id, reply });
+            }
+            Ok(ServerMessage::Dropped { count }) => (self.on_update)(Update::Dropped(count)),
+            // A line of another version. If it was the snapshot, the folder has the same.
+            Err(_) if connection.readonly.is_some() && !connection.introduced => {
+                let state = load_state(&self.folder).map_err(io::Error::other)?;
+                self.introduce(connection, Box::new(state));
+            }
+            Err(_) => {}
+        }
+        Ok(true)
+    }
+
+    fn introduce(&mut self, connection: &mut Connection, state: Box<RunState>) {
+        self.seq = state.seq;
+        self.phase = state.phase;
+        connection.introduced = true;
+        (self.on_update)(Update::Snapshot(state));
+        (self.on_update)(Update::Connected {
+            program: connection.program.clone(),
+            readonly: connection.readonly.clone(),
+        });
+    }
+
+    fn take_event(&mut self, connection: &mut Connection, event: Box<Event>) -> io::Result<bool> {
+        connection.held.push_back(event);
+        self.take_held(connection)
+    }
+
+    /// Reports the held events in order, up to a gap, which it asks the runner to fill.
+    fn take_held(&mut self, connection: &mut Connection) -> io::Result<bool> {
+        while connection.filling.is_none()
+            && let Some(event) = connection.held.pop_front()
+        {
+            if event.seq > self.seq + 1 {
+                let (from, to) = (self.seq + 1, event.seq);
+                if to - from > EVENTS_LIMIT as u64 {
+                    return Ok(false);
+                }
+                let id = next_id();
+                connection.filling = Some((id, to));
+                connection.held.push_front(event);
+                let query = Query::Events {
+                    from,
+                    to,
+                    limit: EVENTS_LIMIT,
+                };
+                write_line(&mut connection.stream, &ClientMessage::Query { id, query })?;
+            } else {
+                self.report(event);
+            }
+        }
+        Ok(connection.held.len() <= HELD)
+    }
+
+    fn take_fill(&mut self, connection: &mut Connection, reply: Reply) {
+        if let Reply::Events { events } = reply {
+            for event in events {
+                self.report(Box::new(event));
+            }
+        }
+        if let Some((_, to)) = connection.filling.take() {
+            // Whatever the log does not hold will not come any more.
+            self.seq = self.seq.max(to - 1);
+        }
+    }
+
+    /// Hands an event on, unless it was before.
+    fn report(&mut self, event: Box<Event>) {
+        if event.seq <= self.seq {
+            return;
+        }
+        self.seq = event.seq;
+        match &event.kind {
+            EventKind::Started { .. } => self.phase = PhaseName::Loading,
+            EventKind::Phase { phase, .. } => self.phase = *phase,
+            EventKind::Finished { .. } => self.phase = PhaseName::Done,
+            _ => {}
+        }
+        (self.on_update)(Update::Event(event));
+    }
+
+    /// Shows what the folder holds, and goes on from there.
+    fn go_offline(&mut self, reason: &str) {
+        let mut reason = reason.to_owned();
+        self.log_size = log_size(&self.folder);
+        match load_state(&self.folder) {
+            Ok(state) => {
+                self.seq = state.seq;
+                self.phase = state.phase;
+                (self.on_update)(Update::Snapshot(Box::new(state)));
+            }
+            Err(e) => reason = format!("{reason}; {e:#}"),
+        }
+        (self.on_update)(Update::Disconnected { reason });
+        for (id, query) in std::mem::take(&mut self.asked) {
+            self.ask_store(id, query);
+        }
+        self.serve_offline();
+    }
+
+    /// Waits for a request, or until it is time to look for a runner.
+    fn wait(&self) {
+        let mut wanted = [PollFd::new(&self.woken, PollFlags::IN)];
+        // Interrupted or not: the next round looks again.
+        let _ = poll(&mut wanted, Some(&LOOK_EVERY));
+        self.clear_wake();
+    }
+
+    fn clear_wake(&self) {
+        let mut bytes = [0; 64];
+        while matches!((&self.woken).read(&mut bytes), Ok(n) if n == bytes.len()) {}
+    }
+
+    fn serve_offline(&mut self) {
+        for request in self.shared.take() {
+            match request {
+                Request::Answer(id, reply) => (self.on_update)(Update::Reply { id, reply }),
+                Request::Query(id, query) => self.ask_store(id, query),
+                Request::Command(id, command) => {
+                    let reply = refusal(format!("{}: no runner is alive", command.word()));
+                    (self.on_update)(Update::Reply { id, reply });
+                }
+            }
+        }
+    }
+
+    fn ask_store(&self, id: u64, query: Query) {
+        let shared = self.shared.clone();
+        let answer = Answer::new(move |reply| shared.push(Request::Answer(id, reply)));
+        self.store.answer(query, answer);
+    }
+
+    /// Follows the log's files: the runner may be on another machine, or may have died just now.
+    fn look_at_log(&mut self) {
+        let size = log_size(&self.folder);
+        if size != self.log_size {
+            self.log_size = size;
+            let mut events = Vec::new();
+            // What cannot be read now is read at the next look.
+            let _ = for_each_line(self.folder.root(), self.seq + 1, |_, line| {
+                events.extend(parse_event(line).map(Box::new));
+                std::ops::ControlFlow::Continue(())
+            });
+            for event in events {
+                self.report(event);
+            }
+        }
+        if !self.phase.is_end()
+            && live_runner(&self.folder).is_none()
+            && let Ok(state) = load_state(&self.folder)
+        {
+            self.phase = state.phase;
+            self.seq = state.seq;
+            (self.on_update)(Update::Snapshot(Box::new(state)));
+        }
+    }
+}
+
+impl Connection {
+    /// The whole lines received so far, each with its newline.
+    fn take_lines(&mut self) -> Vec<u8> {
+        let last = self.received[self.searched..]
+            .iter()
+            .rposition(|&b| b == b'\n');
+        let rest = match last {
+            Some(at) => self.received.split_off(self.searched + at + 1),
+            None => std::mem::take(&mut self.received),
+        };
+        self.searched = rest.len();
+        std::mem::replace(&mut self.received, rest)
+    }
+}
+
+/// The event of a `ServerMessage::Event` line as runners write it, read the fast way.
+fn event_line(line: &[u8]) -> Option<Box<Event>> {
+    let event = line
+        .strip_prefix(b"{\"type\":\"event\",\"event\":")?
+        .strip_suffix(b"}")?;
+    parse_event(event).map(Box::new)
+}
+
+fn log_size(folder: &RunFolder) -> (u32, u64) {
+    let last = segments(folder.root()).ok().and_then(|mut s| s.pop());
+    last.map_or((0, 0), |(number, path)| {
+        (number, path.metadata().map_or(0, |m| m.len()))
+    })
+}
+
+/// Writes a message as one line.
+///
+/// # Errors
+/// The other end is gone.
+pub fn write_line(stream: &mut UnixStream, message: &ClientMessage) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line)
 }

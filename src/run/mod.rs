@@ -1,3 +1,36 @@
 //! The runner process, the run folder, the event log, the control socket and the link to it.
+//!
+//! - `folder`: paths, `run.json`, the lock
+//! - `segments`, `log`: reading and writing `events.*.jsonl`
+//! - `hub`: the thread that numbers, writes, folds and hands on events
+//! - `socket`, `queue`, `server`: the control socket's serving end
+//! - `control`: the way to the trainer
+//! - `store`: answers to queries, from the folder
+//! - [`link`], `client`: the other end, for decks and for `status` and `send`
+//! - `watch`, `sampler`, `tensorboard`, `headless`, `provenance`, `signals`: tasks of a runner
+//! - [`runner`], [`start`], [`resume`]: the process, starting it, and what it starts from
+//! - [`status`]: where a run stands
+//! - `logind`: whether logging out ends a run
 
+pub mod client;
+mod control;
+pub mod folder;
+pub mod headless;
+mod hub;
 pub mod link;
+mod log;
+pub mod logind;
+mod provenance;
+mod queue;
+pub mod resume;
+pub mod runner;
+mod sampler;
+mod segments;
+mod server;
+mod signals;
+mod socket;
+pub mod start;
+pub mod status;
+mod store;
+mod tensorboard;
+mod watch;

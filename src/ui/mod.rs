@@ -1,8 +1,42 @@
 //! The deck: a ratatui front end that shows a run's state and sends commands.
+//!
+//! - [`app`]: what the deck knows, and `update`, its only way to change
+//! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
+//! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
+//! - [`keymap`]: the one table of keys
+//! - [`event_loop`], [`pace`], [`screen`], [`encode`], [`terminal`]: when a frame is drawn, and onto what
 
+pub mod app;
+pub mod chart;
+pub mod encode;
+pub mod event_loop;
+pub mod keymap;
+pub mod layout;
+pub mod overlays;
+pub mod pace;
+pub mod panes;
+pub mod screen;
+pub mod terminal;
+pub mod text;
+pub mod theme;
+pub mod view;
+
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::sync::mpsc::sync_channel;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+
+use self::app::{App, Msg};
+use self::screen::Screen;
+use self::terminal::{Guard, Watchers};
+use self::theme::{Capabilities, Catalogue};
+use crate::error::input_error;
+use crate::run::link::Link;
+
+/// Messages that may wait for the deck. A full channel holds up the link, and that the runner,
+/// which then drops metrics for this deck and counts them.
+const WAITING: usize = 4096;
 
 /// What the deck is opened with.
 #[derive(Clone, Debug)]
@@ -23,7 +57,66 @@ pub enum Leave {
 }
 
 /// Opens the deck on a run and blocks until it is left. The terminal is restored on every exit.
+///
+/// # Errors
+/// There is no terminal, or the run folder cannot be opened.
 pub fn deck(options: DeckOptions) -> Result<Leave> {
-    let _ = options;
-    todo!("ui room")
+    if !io::stdout().is_terminal() {
+        return Err(input_error(
+            "the deck needs a terminal; without one, `loradeck status RUN` prints where a run stands",
+        ));
+    }
+    let themes = Catalogue::open(
+        Capabilities::detect(),
+        &theme_folders(),
+        options
+            .theme
+            .as_deref()
+            .or_else(|| light_terminal().then_some("light")),
+    );
+    let (messages, received) = sync_channel(WAITING);
+    let updates = messages.clone();
+    let link = Link::open(&options.run_dir, move |update| {
+        // Fails once the deck is left; nobody is there to be told.
+        let _ = updates.send(Msg::Update(update));
+    })?;
+    let size = crossterm::terminal::size().context("cannot read the terminal's size")?;
+    let mut app = App::new(
+        size,
+        event_loop::now(),
+        themes,
+        link.sender(),
+        options.readonly,
+    );
+    let guard = Guard::enter().context("cannot set up the terminal")?;
+    let watchers = Watchers::start(&messages).context("cannot watch the terminal")?;
+    drop(messages);
+    let mut screen = Screen::new(io::stdout());
+    let left = event_loop::run(&mut app, &received, &link, &guard, &mut screen);
+    drop(watchers);
+    // Whoever waits to send must not wait for ever.
+    drop(received);
+    drop(guard);
+    left?;
+    Ok(if app.state.phase.is_end() {
+        Leave::RunEnded
+    } else {
+        Leave::Detached
+    })
+}
+
+/// Where theme files lie: beside the working directory, then in the user's config folder.
+fn theme_folders() -> Vec<PathBuf> {
+    let config = std::env::var_os("XDG_CONFIG_HOME")
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let mut folders = vec![PathBuf::from("themes")];
+    folders.extend(config.map(|c| c.join("loradeck/themes")));
+    folders
+}
+
+/// Some terminals tell their colours as `COLORFGBG=foreground;background`; 7 and 15 are white.
+fn light_terminal() -> bool {
+    std::env::var("COLORFGBG").is_ok_and(|v| matches!(v.rsplit(';').next(), Some("7" | "15")))
 }

@@ -4,7 +4,7 @@
     python tests/tools/pretrain_tiny_llama.py --corpus corpus.jsonl --output src/model/builtin/tiny-llama
 
 Trains a byte-level BPE tokenizer and a LlamaForCausalLM of 1.4 M parameters on the corpus of
-make_corpus.py, on the CPU (about 15-25 minutes on 2 cores), and writes a Hugging Face folder with
+make_corpus.py, on the CPU (10 to 25 minutes on 2 cores, by how busy they are), and writes a Hugging Face folder with
 f16 weights. Seeded: running it again gives an equivalent base.
 """
 
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PROMPTS = ["I have a cough. What should I do?", "What does a cow eat?", "My mother has a fever. What can we do?", "Tell me a story about a dog.",
-           "Tom bought cheese and plums. What did Tom buy?", "Hello, how are you?", "Who is the baker?", "Rose has a grey cat called Misty. What is the cat called?"]
+           "Tom bought cheese and plums. What did Tom buy?", "Hello, how are you?", "Who is the baker?"]
 
 
 def render(record: dict) -> str:
@@ -48,54 +48,31 @@ def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def packed(documents: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
+def rows(documents: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
     """Whole documents packed into rows; each row starts with a document's start."""
+    order = list(range(len(documents)))
+    rng.shuffle(order)
     out: list[list[int]] = []
     row: list[int] = []
-    for i in rng.sample(range(len(documents)), len(documents)):
+    for i in order:
         row = row + documents[i]
         if len(row) >= length:
             out.append(row[:length])
             row = []
-    return out
-
-
-def bucketed(documents: list[list[int]], tokens: int, rng: random.Random) -> list[list[list[int]]]:
-    """Batches of single documents of about equal length, of at most `tokens` tokens each."""
-    order = sorted(rng.sample(range(len(documents)), len(documents)), key=lambda i: len(documents[i]) // 4)
-    out: list[list[list[int]]] = []
-    batch: list[list[int]] = []
-    for i in order:
-        if (len(batch) + 1) * max(len(documents[i]), *(len(d) for d in batch), 0) > tokens:
-            out.append(batch)
-            batch = []
-        batch.append(documents[i])
     rng.shuffle(out)
     return out
 
 
-def repeated(length: int, vocab: int, rng: random.Random) -> tuple[list[int], int]:
-    """A random sequence said over and over, and its period: a lesson in looking back."""
-    period = rng.randrange(10, 80)
-    sequence = [rng.randrange(3, vocab) for _ in range(period)]
-    return (sequence * (length // period + 1))[:length], period
-
-
-def loss_of(model: torch.nn.Module, batch: list[list[int]], unpredictable: list[int] | None = None) -> torch.Tensor:
-    """Mean next-token loss; padding and each row's first `unpredictable` tokens do not count."""
-    width = max(map(len, batch))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in batch])
-    labels = torch.tensor([row + [-100] * (width - len(row)) for row in batch])
-    for i, count in enumerate(unpredictable or []):
-        labels[i, :count] = -100
+def loss_of(model: torch.nn.Module, batch: list[list[int]]) -> torch.Tensor:
+    ids = torch.tensor(batch)
     logits = model(input_ids=ids[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels[:, 1:].reshape(-1), ignore_index=-100)
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), ids[:, 1:].reshape(-1))
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, held: list[list[list[int]]]) -> float:
+def evaluate(model: torch.nn.Module, held: list[list[int]]) -> float:
     model.eval()
-    losses = [loss_of(model, batch).item() for batch in held]
+    losses = [loss_of(model, held[i:i + 16]).item() for i in range(0, len(held), 16)]
     model.train()
     return sum(losses) / len(losses)
 
@@ -144,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=0.02, help="Muon's, for the matrices")
     parser.add_argument("--vocab", type=int, default=2048)
@@ -158,8 +135,8 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, args.vocab)
     documents = [e.ids + [0] for e in tokenizer.encode_batch(texts)]
     held, documents = documents[:600], documents[600:]
-    held_batches = bucketed(held, args.tokens, random.Random(1))
-    print(f"{len(texts)} texts, {sum(map(len, documents)):,} tokens, vocabulary {tokenizer.get_vocab_size()}, {len(held)} texts held out", flush=True)
+    held_rows = rows(held, 257, random.Random(1))
+    print(f"{len(texts)} texts, {sum(map(len, documents)):,} tokens, vocabulary {tokenizer.get_vocab_size()}, {len(held_rows)} held-out rows", flush=True)
 
     config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=128, intermediate_size=384, num_hidden_layers=6,
                          num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=512, rms_norm_eps=1e-5,
@@ -171,47 +148,35 @@ def main() -> None:
     optimizers = [torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05), torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)]
     peaks = [args.lr, 4e-3]
 
-    short: list[list[list[int]]] = []
-    long: list[list[int]] = []
+    queues: dict[int, list[list[int]]] = {256: [], 512: []}
     started = time.time()
     average = 0.0
     for step in range(args.steps):
-        # Mostly one text per row, as in use; every fourth batch has long rows, so that all positions get trained.
-        skip: list[int] = []
-        if step % 4 == 3:
-            count = args.tokens // 512
-            if len(long) < count:
-                long += packed(documents, 513, rng)
-            batch = [long.pop() for _ in range(count)]
-            if step < args.steps // 2:
-                for i in range(count // 2):
-                    row, period = repeated(513, config.vocab_size, rng)
-                    batch[i] = row
-                    skip.append(period)
-        else:
-            short = short or bucketed(documents, args.tokens, rng)
-            batch = short.pop()
+        # Every fourth batch is long, so that all positions of the context get trained.
+        length = 512 if step % 4 == 3 else 256
+        if len(queues[length]) < args.tokens // length:
+            queues[length] += rows(documents, length + 1, rng)
+        batch = [queues[length].pop() for _ in range(args.tokens // length)]
         progress = step / args.steps
         scale = min(1.0, (step + 1) / 30) * (1.0 if progress < 0.4 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.4) / 0.6)))
         for optimizer, peak in zip(optimizers, peaks):
             optimizer.param_groups[0]["lr"] = peak * scale
-        loss = loss_of(model, batch, skip)
+        loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if not skip:
-            average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
+        average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
         if step % 20 == 0 or step + 1 == args.steps:
             print(f"step {step} loss {average:.4f} {time.time() - started:.0f} s", flush=True)
-        if step % 250 == 249 or step + 1 == args.steps:
-            print(f"step {step} held-out loss {evaluate(model, held_batches):.4f}", flush=True)
+        if step % 300 == 299 or step + 1 == args.steps:
+            print(f"step {step} held-out loss {evaluate(model, held_rows):.4f}", flush=True)
             write_folder(args.output, tokenizer, config, model)
             show(args.output)
     rounded = AutoModelForCausalLM.from_pretrained(args.output, dtype=torch.float32)
     size = sum(f.stat().st_size for f in args.output.iterdir())
-    print(f"held-out loss in f32 {evaluate(model, held_batches):.4f}, rounded to f16 {evaluate(rounded, held_batches):.4f}; {size:,} bytes in all")
+    print(f"held-out loss in f32 {evaluate(model, held_rows):.4f}, rounded to f16 {evaluate(rounded, held_rows):.4f}; {size:,} bytes in all")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,410 @@
+//! The deck's state and its only way to change: `update` takes a message and says what is to be
+//! done. It reads no clock, no file, no terminal.
+
+mod act;
+mod overlay;
+mod records;
+mod view;
+
+use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+pub use overlay::{Overlay, STOP_CHOICES};
+pub use records::Records;
+pub use view::View;
+
+use super::layout::{Arrangement, Pane, arrange};
+use super::theme::{Catalogue, Theme};
+use crate::protocol::{Command, Event, EventKind, PhaseName, Query, Reply, RunState};
+use crate::run::link::Update;
+
+/// How long a toast stays, in seconds.
+const TOAST: f64 = 5.0;
+const TOAST_TROUBLE: f64 = 10.0;
+/// Toasts shown at once.
+const TOASTS: usize = 4;
+/// A command without an answer for so long is given up on.
+const PATIENCE: f64 = 30.0;
+/// So long a lost runner is looked for before the deck says that there is none.
+const RECONNECTING: f64 = 5.0;
+
+/// What reaches the deck.
+#[derive(Debug)]
+pub enum Msg {
+    Input(Input),
+    Update(Update),
+    /// A command went out under this id.
+    Sent {
+        id: u64,
+        command: Command,
+    },
+    /// A query went out under this id.
+    Asked {
+        id: u64,
+        query: Query,
+    },
+    /// A runner was started again, or could not be.
+    RunnerStarted(Result<(), String>),
+    /// Time has passed.
+    Tick,
+    /// The deck goes on after it was stopped.
+    Continued,
+    /// The terminal is gone, or a signal asks the deck to end.
+    End,
+}
+
+/// What the event loop is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Command(Command),
+    Query(Query),
+    StartRunner,
+    /// Switch the terminal's mouse reports.
+    Mouse(bool),
+    /// Forget what the terminal shows and draw everything.
+    Redraw,
+    Suspend,
+    /// Set the terminal up again: it may have been changed meanwhile.
+    Retake,
+    Leave,
+}
+
+/// The way to the runner.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Connection {
+    /// Nothing has been heard yet.
+    Opening,
+    Live,
+    /// It was there, and is looked for.
+    Lost {
+        since: f64,
+        reason: String,
+    },
+    /// The run is read from its folder.
+    NoRunner {
+        reason: String,
+    },
+}
+
+/// A line that shows for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Toast {
+    pub text: String,
+    pub good: bool,
+    until: f64,
+}
+
+/// A command on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pending {
+    id: u64,
+    pub word: String,
+    since: f64,
+}
+
+/// Everything the deck knows.
+#[derive(Debug)]
+pub struct App {
+    pub state: RunState,
+    pub connection: Connection,
+    /// Why no command is possible.
+    pub readonly: Option<String>,
+    /// Name of this deck in acknowledgements.
+    pub sender: String,
+    /// Metric events this deck missed.
+    pub dropped: u64,
+    /// Seconds since the Unix epoch, of this machine, at the last message.
+    pub now: f64,
+    /// When the last event came in, by this machine's clock.
+    pub heard: f64,
+    /// Readings of the machine seen so far: history lines are laid out by it.
+    pub readings: u64,
+    pub size: (u16, u16),
+    pub view: View,
+    pub overlay: Option<Overlay>,
+    pub toasts: Vec<Toast>,
+    pub pending: Vec<Pending>,
+    pub records: Records,
+    pub mouse: bool,
+    pub theme: Theme,
+    themes: Catalogue,
+}
+
+impl App {
+    pub fn new(size: (u16, u16), now: f64, themes: Catalogue, sender: &str, readonly: bool) -> App {
+        let mut app = App {
+            state: RunState::default(),
+            connection: Connection::Opening,
+            readonly: readonly.then(|| "opened with --readonly".to_owned()),
+            sender: sender.to_owned(),
+            dropped: 0,
+            now,
+            heard: now,
+            readings: 0,
+            size,
+            view: View::default(),
+            overlay: None,
+            toasts: Vec::new(),
+            pending: Vec::new(),
+            records: Records::default(),
+            mouse: false,
+            theme: themes.theme(),
+            themes,
+        };
+        for problem in app.themes.problems.clone() {
+            app.toast(false, problem);
+        }
+        app
+    }
+
+    /// Takes one message in at the time `now`.
+    pub fn update(&mut self, now: f64, msg: Msg) -> Vec<Action> {
+        self.now = now;
+        self.toasts.retain(|t| t.until > now);
+        let mut actions = match msg {
+            Msg::Input(input) => self.input(input),
+            Msg::Update(update) => {
+                self.link_update(update);
+                Vec::new()
+            }
+            Msg::Sent { id, command } => {
+                self.pending.push(Pending {
+                    id,
+                    word: command.word(),
+                    since: now,
+                });
+                Vec::new()
+            }
+            Msg::Asked { id, query } => {
+                self.records.asked(id, &query);
+                Vec::new()
+            }
+            Msg::RunnerStarted(Ok(())) => {
+                self.toast(true, "a runner starts".into());
+                Vec::new()
+            }
+            Msg::RunnerStarted(Err(why)) => {
+                self.toast(false, format!("no runner could be started: {why}"));
+                Vec::new()
+            }
+            Msg::Tick => {
+                self.tick();
+                Vec::new()
+            }
+            Msg::Continued => vec![Action::Retake],
+            Msg::End => vec![Action::Leave],
+        };
+        self.clamp_scroll();
+        actions.extend(self.wanted_records());
+        actions
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        let (late, pending) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition::<Vec<_>, _>(|p| p.since + PATIENCE < now);
+        self.pending = pending;
+        for p in late {
+            self.toast(false, format!("{}: no answer from the runner", p.word));
+        }
+        if let Connection::Lost { since, reason } = &self.connection
+            && since + RECONNECTING < now
+        {
+            self.connection = Connection::NoRunner {
+                reason: reason.clone(),
+            };
+        }
+    }
+
+    fn link_update(&mut self, update: Update) {
+        match update {
+            Update::Connected { readonly, .. } => {
+                self.connection = Connection::Live;
+                self.heard = self.now;
+                if let Some(why) = readonly {
+                    self.readonly = Some(why);
+                }
+            }
+            Update::Snapshot(state) => {
+                if matches!(self.connection, Connection::Opening) {
+                    self.connection = Connection::NoRunner {
+                        reason: String::new(),
+                    };
+                }
+                // Answers that came while the connection was down are in the snapshot.
+                let (acks, sender) = (&state.acks, &self.sender);
+                self.pending
+                    .retain(|p| !acks.iter().any(|a| a.id == p.id && a.sender == *sender));
+                if state.data != self.state.data {
+                    self.records = Records::default();
+                }
+                self.heard = self.now;
+                self.state = *state;
+            }
+            Update::Event(event) => self.event(&event),
+            Update::Reply { id, reply } => {
+                if let Reply::Error { message, .. } = &reply
+                    && let Some(at) = self.pending.iter().position(|p| p.id == id)
+                {
+                    let word = self.pending.remove(at).word;
+                    self.toast(false, format!("{word}: {message}"));
+                    return;
+                }
+                self.records.replied(id, reply);
+            }
+            Update::Dropped(count) => self.dropped += count,
+            Update::Disconnected { reason } => {
+                for p in std::mem::take(&mut self.pending) {
+                    self.toast(false, format!("{}: the runner is gone", p.word));
+                }
+                let had = self.connection == Connection::Live;
+                self.connection = if had && !self.state.phase.is_end() {
+                    Connection::Lost {
+                        since: self.now,
+                        reason,
+                    }
+                } else {
+                    Connection::NoRunner { reason }
+                };
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        if event.seq <= self.state.seq {
+            return;
+        }
+        self.heard = self.now;
+        match &event.kind {
+            EventKind::Ack {
+                id,
+                sender,
+                command,
+                ok,
+                message,
+            } => {
+                let mine = *sender == self.sender;
+                if mine {
+                    self.pending.retain(|p| p.id != *id);
+                }
+                let who = if mine {
+                    String::new()
+                } else {
+                    format!(" ({sender})")
+                };
+                self.toast(*ok, format!("{command}: {message}{who}"));
+            }
+            EventKind::Data { .. } => self.records = Records::default(),
+            EventKind::Hardware { .. } => self.readings += 1,
+            EventKind::ConfigChanged { source, errors, .. } if !errors.is_empty() => {
+                self.toast(
+                    false,
+                    format!("{source}: {} (the old values stay)", errors[0]),
+                );
+            }
+            EventKind::ConfigChanged {
+                source, changes, ..
+            } => {
+                if let Some(change) = changes.first() {
+                    let more = match changes.len() {
+                        1 => String::new(),
+                        n => format!(" and {} more", n - 1),
+                    };
+                    let when = match change.applies.as_str() {
+                        "live" => "now",
+                        "checkpoint" => "from the next checkpoint",
+                        _ => "needs a restart",
+                    };
+                    self.toast(
+                        change.applies != "restart",
+                        format!("{source}: {} = {}{more}, {when}", change.key, change.new),
+                    );
+                }
+            }
+            EventKind::Phase {
+                phase: PhaseName::Failed,
+                error: Some(error),
+                ..
+            } => self.toast(false, error.clone()),
+            _ => {}
+        }
+        self.state.apply(event);
+    }
+
+    fn toast(&mut self, good: bool, text: String) {
+        let stay = if good { TOAST } else { TOAST_TROUBLE };
+        self.toasts.retain(|t| t.text != text);
+        self.toasts.push(Toast {
+            text,
+            good,
+            until: self.now + stay,
+        });
+        if self.toasts.len() > TOASTS {
+            self.toasts.remove(0);
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Action> {
+        match input {
+            Input::Key(key) if key.kind != KeyEventKind::Release => self.key(key),
+            Input::Mouse(mouse) => {
+                self.mouse_event(mouse);
+                Vec::new()
+            }
+            Input::Paste(text) => {
+                self.paste(&text);
+                Vec::new()
+            }
+            Input::Resize(columns, rows) => {
+                self.size = (columns, rows);
+                vec![Action::Redraw]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Vec<Action> {
+        let control_c =
+            key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+        if control_c {
+            return vec![Action::Leave];
+        }
+        if let Some(overlay) = self.overlay.take() {
+            return self.overlay_key(overlay, key);
+        }
+        match super::keymap::lookup(&key) {
+            Some(act) => self.perform(act),
+            None => Vec::new(),
+        }
+    }
+
+    /// The pane with the focus.
+    pub fn focus(&self) -> Pane {
+        self.view.recent[0]
+    }
+
+    /// Where everything lies; `None` when the screen is too small.
+    pub fn arrangement(&self) -> Option<Arrangement> {
+        arrange(self.size, &self.view.recent, self.view.maximised)
+    }
+
+    /// Whether a runner is expected to answer.
+    pub fn live(&self) -> bool {
+        self.connection == Connection::Live
+    }
+
+    /// Seconds since the last event: by this machine's clock while a runner talks, else since the
+    /// time the event carries.
+    pub fn age(&self) -> f64 {
+        if self.live() {
+            self.now - self.heard
+        } else {
+            self.now - self.state.time
+        }
+    }
+
+    /// Whether the run stands still: then the deck is nearly silent.
+    pub fn quiet(&self) -> bool {
+        !self.live() || self.state.phase == PhaseName::Paused || self.state.phase.is_end()
+    }
+}

@@ -1,0 +1,305 @@
+//! Charts over steps: axes, curves, marks, crosshair; and sparklines where there is no room.
+
+mod canvas;
+mod curve;
+mod scale;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+pub use canvas::Canvas;
+pub use curve::{Point, columns, points, smooth, trend};
+pub use scale::{Axis, Window};
+
+use super::text::{self, width};
+use super::theme::{Role, Theme};
+
+/// A curve and how it is drawn.
+#[derive(Debug)]
+pub struct Curve {
+    pub points: Vec<Point>,
+    /// Raw values, faint.
+    pub raw: Option<Role>,
+    /// Their moving average, over the raw values.
+    pub smooth: Option<Role>,
+}
+
+/// A horizontal line with a word.
+#[derive(Debug)]
+pub struct LevelLine {
+    pub value: f64,
+    pub label: String,
+    pub role: Role,
+}
+
+/// A sign at a step, on the axis below.
+#[derive(Debug)]
+pub struct Mark {
+    pub step: u64,
+    pub glyph: &'static str,
+    pub role: Role,
+}
+
+/// Everything one chart shows.
+#[derive(Debug)]
+pub struct Chart {
+    pub window: Window,
+    pub log: bool,
+    pub curve: Curve,
+    /// Single values: held-out losses.
+    pub dots: Vec<(u64, f64)>,
+    pub level: Option<LevelLine>,
+    /// Later ones win where two share a column.
+    pub marks: Vec<Mark>,
+    pub crosshair: Option<u64>,
+}
+
+/// Rows below the plot: the axis with the marks, the steps.
+const BELOW: u16 = 2;
+
+impl Chart {
+    /// Draws into an area; one too small for axes gets a sparkline.
+    pub fn draw(&self, theme: &Theme, area: Rect, buf: &mut Buffer) {
+        if area.width < 24 || area.height < 5 {
+            self.sparkline(theme, area, buf);
+            return;
+        }
+        let probe = Canvas::new(area, theme.glyphs.unicode);
+        let raw = columns(&self.curve.points, self.window, probe.width());
+        let smoothed: Vec<(f64, f64)> = smooth(&self.curve.points, self.window)
+            .into_iter()
+            .filter(|(step, _)| *step >= self.window.first)
+            .collect();
+        let mut values: Vec<f64> = raw.iter().flatten().map(|p| p.mean).collect();
+        if values.is_empty() {
+            values.extend(smoothed.last().map(|s| s.1));
+        }
+        let always: Vec<f64> = self
+            .dots
+            .iter()
+            .filter(|(step, _)| self.window.column(*step as f64, 1).is_some())
+            .map(|(_, v)| *v)
+            .chain(self.level.iter().map(|l| l.value))
+            .collect();
+        let rows = usize::from(area.height - BELOW);
+        let axis = Axis::new(&values, &always, self.log, (rows / 3).clamp(2, 8));
+
+        let labels = axis.ticks.iter().map(|(_, l)| width(l)).max().unwrap_or(0) as u16;
+        let plot = Rect {
+            x: area.x + labels + 1,
+            width: area.width - labels - 1,
+            height: area.height - BELOW,
+            ..area
+        };
+        self.grid(theme, &axis, area, plot, buf);
+        self.level_line(theme, &axis, plot, buf);
+        self.draw_curve(theme, &axis, &smoothed, plot, buf);
+        for (step, value) in &self.dots {
+            if let Some(x) = self.window.column(*step as f64, usize::from(plot.width))
+                && let Some(y) = axis.row(*value, usize::from(plot.height))
+            {
+                put(buf, plot, x, y, theme.glyphs.eval, theme, Role::ChartEval);
+            }
+        }
+        self.below(theme, area, plot, buf);
+        self.draw_crosshair(theme, plot, buf);
+    }
+
+    fn grid(&self, theme: &Theme, axis: &Axis, area: Rect, plot: Rect, buf: &mut Buffer) {
+        for (value, label) in &axis.ticks {
+            let Some(y) = axis.row(*value, usize::from(plot.height)) else {
+                continue;
+            };
+            let x = plot.x - 1 - width(label) as u16;
+            let row = area.y + y as u16;
+            buf.set_string(x, row, label, theme[Role::Muted]);
+            for x in (2..plot.width).step_by(6) {
+                put(
+                    buf,
+                    plot,
+                    usize::from(x),
+                    y,
+                    theme.glyphs.grid,
+                    theme,
+                    Role::Rule,
+                );
+            }
+        }
+    }
+
+    fn level_line(&self, theme: &Theme, axis: &Axis, plot: Rect, buf: &mut Buffer) {
+        let Some(level) = &self.level else { return };
+        let Some(y) = axis.row(level.value, usize::from(plot.height)) else {
+            return;
+        };
+        for x in 0..usize::from(plot.width) {
+            put(buf, plot, x, y, theme.glyphs.dotted, theme, level.role);
+        }
+        let label = format!(" {} ", level.label);
+        let x = plot.right().saturating_sub(width(&label) as u16 + 1);
+        buf.set_string(x.max(plot.x), plot.y + y as u16, label, theme[level.role]);
+    }
+
+    fn draw_curve(
+        &self,
+        theme: &Theme,
+        axis: &Axis,
+        smoothed: &[(f64, f64)],
+        plot: Rect,
+        buf: &mut Buffer,
+    ) {
+        let mut canvas = Canvas::new(plot, theme.glyphs.unicode);
+        let (across, down) = (canvas.width(), canvas.height());
+        if let Some(role) = self.curve.raw {
+            let mut last = None;
+            for (x, point) in columns(&self.curve.points, self.window, across)
+                .iter()
+                .enumerate()
+            {
+                let Some(p) = point else { continue };
+                let Some(y) = axis.row(p.mean, down) else {
+                    continue;
+                };
+                if let Some(from) = last {
+                    canvas.line(from, (x, y));
+                }
+                if let (Some(top), Some(bottom)) = (axis.row(p.max, down), axis.row(p.min, down)) {
+                    canvas.line((x, top), (x, bottom));
+                }
+                canvas.dot(x, y);
+                last = Some((x, y));
+            }
+            canvas.blit(buf, plot, theme[role], self.curve.smooth.is_none());
+        }
+        if let Some(role) = self.curve.smooth {
+            let mut canvas = Canvas::new(plot, theme.glyphs.unicode);
+            let mut by_column: Vec<Option<f64>> = vec![None; across];
+            for (step, value) in smoothed {
+                if let Some(x) = self.window.column(*step, across) {
+                    by_column[x] = Some(*value);
+                }
+            }
+            let mut last = None;
+            for (x, value) in by_column.iter().enumerate() {
+                let Some(y) = value.and_then(|v| axis.row(v, down)) else {
+                    continue;
+                };
+                canvas.line(last.unwrap_or((x, y)), (x, y));
+                last = Some((x, y));
+            }
+            canvas.blit(buf, plot, theme[role], true);
+        }
+    }
+
+    fn below(&self, theme: &Theme, area: Rect, plot: Rect, buf: &mut Buffer) {
+        let g = theme.glyphs;
+        let row = plot.bottom();
+        let rule = format!("{}{}", g.corner, g.rule.repeat(usize::from(plot.width)));
+        buf.set_string(plot.x - 1, row, rule, theme[Role::Rule]);
+        for mark in &self.marks {
+            if let Some(x) = self
+                .window
+                .column(mark.step as f64, usize::from(plot.width))
+            {
+                buf.set_string(plot.x + x as u16, row, mark.glyph, theme[mark.role]);
+            }
+        }
+        let mut free = area.x;
+        for step in self.window.ticks(usize::from(plot.width / 12).max(1)) {
+            let Some(x) = self.window.column(step, usize::from(plot.width)) else {
+                continue;
+            };
+            let label = text::count(step as u64);
+            let w = width(&label) as u16;
+            let x = (plot.x + x as u16)
+                .saturating_sub(w / 2)
+                .min(area.right() - w)
+                .max(area.x);
+            if x >= free {
+                buf.set_string(x, row + 1, &label, theme[Role::Muted]);
+                free = x + w + 2;
+            }
+        }
+    }
+
+    fn draw_crosshair(&self, theme: &Theme, plot: Rect, buf: &mut Buffer) {
+        let Some(x) = self
+            .crosshair
+            .and_then(|step| self.window.column(step as f64, usize::from(plot.width)))
+        else {
+            return;
+        };
+        for y in 0..usize::from(plot.height) {
+            let at = (plot.x + x as u16, plot.y + y as u16);
+            if let Some(cell) = buf.cell_mut(at) {
+                if cell.symbol() == " " || cell.symbol() == theme.glyphs.grid {
+                    cell.set_symbol(theme.glyphs.crosshair);
+                }
+                cell.set_style(theme[Role::Crosshair]);
+            }
+        }
+    }
+
+    fn sparkline(&self, theme: &Theme, area: Rect, buf: &mut Buffer) {
+        let values: Vec<Option<f64>> =
+            columns(&self.curve.points, self.window, usize::from(area.width))
+                .into_iter()
+                .map(|p| p.map(|p| p.mean))
+                .collect();
+        let role = self
+            .curve
+            .smooth
+            .or(self.curve.raw)
+            .unwrap_or(Role::ChartEma);
+        sparkline(theme, role, &values, None, area, buf);
+    }
+}
+
+fn put(buf: &mut Buffer, plot: Rect, x: usize, y: usize, symbol: &str, theme: &Theme, role: Role) {
+    let at = (plot.x + x as u16, plot.y + y as u16);
+    if let Some(cell) = buf.cell_mut(at) {
+        cell.set_symbol(symbol).set_style(theme[role]);
+    }
+}
+
+/// Bars of one column each, as high as the area. Without a range the values' own is taken.
+pub fn sparkline(
+    theme: &Theme,
+    role: Role,
+    values: &[Option<f64>],
+    range: Option<(f64, f64)>,
+    area: Rect,
+    buf: &mut Buffer,
+) {
+    let finite = || values.iter().flatten().copied().filter(|v| v.is_finite());
+    let (lo, hi) = range.unwrap_or_else(|| {
+        (
+            finite().fold(f64::INFINITY, f64::min),
+            finite().fold(f64::NEG_INFINITY, f64::max),
+        )
+    });
+    let levels = theme.glyphs.levels;
+    let steps = usize::from(area.height) * levels.len();
+    for (x, value) in values.iter().take(usize::from(area.width)).enumerate() {
+        let Some(value) = value.filter(|v| v.is_finite()) else {
+            continue;
+        };
+        let share = if hi > lo {
+            ((value - lo) / (hi - lo)).clamp(0.0, 1.0)
+        } else {
+            0.5
+        };
+        // At least one step, so that "low" is told from "nothing there".
+        let filled = ((share * steps as f64).round() as usize).clamp(1, steps.max(1));
+        for row in 0..usize::from(area.height) {
+            let here = filled.saturating_sub(row * levels.len()).min(levels.len());
+            if here == 0 {
+                break;
+            }
+            let at = (area.x + x as u16, area.bottom() - 1 - row as u16);
+            if let Some(cell) = buf.cell_mut(at) {
+                cell.set_symbol(levels[here - 1]).set_style(theme[role]);
+            }
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What is drawn over the panes: help, palette, dialogs, toasts, and the row of hints below.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Modifier;
+use ratatui::text::{Line, Span};
+
+use super::app::{App, Overlay, STOP_CHOICES};
+use super::keymap::{self, Act, Binding, Group, TABLE};
+use super::panes::draw_lines;
+use super::text::{self, pad, truncate, width, wrap};
+use super::theme::{Role, Theme};
+use crate::protocol::PhaseName;
+
+/// Draws whatever is open.
+pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    match &app.overlay {
+        None | Some(Overlay::Filter { .. }) => {}
+        Some(Overlay::Help { scroll }) => help(theme, *scroll, area, buf),
+        Some(Overlay::Palette { query, selected }) => palette(theme, query, *selected, area, buf),
+        Some(Overlay::Stop { selected }) => stop(app, theme, *selected, area, buf),
+        Some(Overlay::StartRunner) => start_runner(app, theme, area, buf),
+    }
+    toasts(app, theme, area, buf);
+}
+
+/// An empty box with a title in the middle of the screen; returns its inside.
+fn popup(theme: &Theme, title: &str, size: (u16, u16), area: Rect, buf: &mut Buffer) -> Rect {
+    let columns = (size.0 + 4).min(area.width);
+    let rows = (size.1 + 2).min(area.height);
+    let frame = Rect {
+        x: area.x + (area.width - columns) / 2,
+        y: area.y + (area.height - rows) / 3,
+        width: columns,
+        height: rows,
+    };
+    blank(theme, frame, buf);
+    let g = theme.glyphs;
+    let rule = g.rule.repeat(usize::from(columns.saturating_sub(2)));
+    let style = theme[Role::Focus];
+    for (y, [left, right]) in [(frame.y, g.box_top), (frame.bottom() - 1, g.box_bottom)] {
+        buf.set_string(frame.x, y, format!("{left}{rule}{right}"), style);
+    }
+    for y in frame.y + 1..frame.bottom() - 1 {
+        buf.set_string(frame.x, y, g.vertical, style);
+        buf.set_string(frame.right() - 1, y, g.vertical, style);
+    }
+    buf.set_string(frame.x + 2, frame.y, format!(" {title} "), style);
+    Rect {
+        x: frame.x + 2,
+        y: frame.y + 1,
+        width: columns - 4,
+        height: rows - 2,
+    }
+}
+
+fn blank(theme: &Theme, area: Rect, buf: &mut Buffer) {
+    for y in area.y..area.bottom() {
+        for x in area.x..area.right() {
+            if let Some(cell) = buf.cell_mut((x, y)) {
+                cell.reset();
+                cell.set_style(theme[Role::Background]);
+            }
+        }
+    }
+}
+
+/// The help's lines: the key table, and what the marks mean.
+fn help_lines(theme: &Theme) -> Vec<Line<'static>> {
+    let keys = TABLE
+        .iter()
+        .map(|b| width(&keymap::label(b)))
+        .max()
+        .unwrap_or(0);
+    let mut lines = Vec::new();
+    for group in Group::ALL {
+        if !lines.is_empty() {
+            lines.push(Line::default());
+        }
+        lines.push(Line::styled(group.title(), theme[Role::Accent]));
+        for binding in TABLE.iter().filter(|b| b.group == group) {
+            lines.push(Line::from(vec![
+                Span::styled(pad(&keymap::label(binding), keys + 2), theme[Role::Key]),
+                Span::styled(binding.help, theme[Role::Text]),
+            ]));
+        }
+    }
+    lines.push(Line::default());
+    lines.push(Line::styled("marks below a chart", theme[Role::Accent]));
+    let g = theme.glyphs;
+    for (glyph, role, meaning) in [
+        (g.checkpoint, Role::Good, "checkpoint"),
+        (
+            g.non_finite,
+            Role::Error,
+            "step skipped: loss or gradient not finite",
+        ),
+        (g.pause, Role::Warning, "pause"),
+        (g.config_change, Role::Accent, "config change"),
+        (g.resume, Role::Accent, "resumed from a checkpoint"),
+    ] {
+        lines.push(Line::from(vec![
+            Span::styled(pad(glyph, keys + 2), theme[role]),
+            Span::styled(meaning, theme[Role::Text]),
+        ]));
+    }
+    lines
+}
+
+/// Room for the help's lines on a screen.
+fn help_rows(rows: u16) -> usize {
+    usize::from(rows.saturating_sub(4))
+}
+
+/// Lines of the help that do not fit on the screen.
+pub fn help_overflow(app: &App) -> usize {
+    help_lines(&app.theme)
+        .len()
+        .saturating_sub(help_rows(app.size.1))
+}
+
+fn help(theme: &Theme, scroll: usize, area: Rect, buf: &mut Buffer) {
+    let lines = help_lines(theme);
+    let rows = help_rows(area.height).min(lines.len());
+    let columns = lines.iter().map(Line::width).max().unwrap_or(0) as u16;
+    let more = lines.len().saturating_sub(scroll + rows);
+    let title = match (scroll, more) {
+        (0, 0) => "help".to_owned(),
+        _ => format!("help, j k to scroll, {more} more below"),
+    };
+    let inner = popup(theme, &title, (columns, rows as u16), area, buf);
+    draw_lines(&lines, scroll, inner, buf);
+}
+
+fn palette(theme: &Theme, query: &str, selected: usize, area: Rect, buf: &mut Buffer) {
+    let found = keymap::search(query);
+    let rows = 14.min(area.height.saturating_sub(5)).max(3);
+    let inner = popup(theme, "actions", (60, rows + 1), area, buf);
+    let columns = usize::from(inner.width);
+    let g = theme.glyphs;
+    let shown = text::truncate_start(query, columns.saturating_sub(4), g.ellipsis);
+    let line = Line::from(vec![
+        Span::styled(": ", theme[Role::Key]),
+        Span::styled(shown, theme[Role::Text]),
+        Span::styled(g.cursor, theme[Role::Accent]),
+    ]);
+    buf.set_line(inner.x, inner.y, &line, inner.width);
+    let list = Rect {
+        y: inner.y + 1,
+        height: inner.height.saturating_sub(1),
+        ..inner
+    };
+    if found.is_empty() {
+        buf.set_string(list.x, list.y, "no such action", theme[Role::Muted]);
+        return;
+    }
+    let skip = (selected + 1).saturating_sub(usize::from(list.height));
+    for (row, (i, binding)) in found
+        .iter()
+        .enumerate()
+        .skip(skip)
+        .take(usize::from(list.height))
+        .enumerate()
+    {
+        let line = palette_line(theme, binding, i == selected, columns);
+        buf.set_line(list.x, list.y + row as u16, &line, list.width);
+    }
+}
+
+fn palette_line(theme: &Theme, binding: &Binding, selected: bool, columns: usize) -> Line<'static> {
+    const NAMES: usize = 17;
+    let ellipsis = theme.glyphs.ellipsis;
+    let keys = keymap::label(binding);
+    let helps = columns.saturating_sub(NAMES + width(&keys) + 1);
+    let help = pad(&truncate(binding.help, helps, ellipsis), helps + 1);
+    let name = pad(binding.name, NAMES);
+    if selected {
+        return Line::styled(format!("{name}{help}{keys}"), theme[Role::Selection]);
+    }
+    Line::from(vec![
+        Span::styled(name, theme[Role::Text]),
+        Span::styled(help, theme[Role::Muted]),
+        Span::styled(keys, theme[Role::Key]),
+    ])
+}
+
+fn stop(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buffer) {
+    let state = &app.state;
+    let saved = state.checkpoints.iter().map(|c| c.step).max().unwrap_or(0);
+    let lost = state.last.step.saturating_sub(saved);
+    let question = format!(
+        "Stop {} at step {}? {}",
+        state.run,
+        text::count(state.last.step),
+        match lost {
+            0 => "Every step is saved.".to_owned(),
+            1 => "1 step is not saved yet.".to_owned(),
+            n => format!("{} steps are not saved yet.", text::count(n)),
+        }
+    );
+    let columns = 68.min(area.width.saturating_sub(6));
+    let question = wrap(&question, usize::from(columns));
+    let rows = question.len() + 1 + STOP_CHOICES.len();
+    let inner = popup(theme, "stop", (columns, rows as u16), area, buf);
+    let mut lines: Vec<Line> = question
+        .into_iter()
+        .map(|l| Line::styled(l, theme[Role::Text]))
+        .collect();
+    lines.push(Line::default());
+    for (i, (key, word, what)) in STOP_CHOICES.iter().enumerate() {
+        let text = format!("{} {what}", pad(word, 8));
+        lines.push(if i == selected {
+            Line::styled(
+                pad(&format!(" {key}  {text}"), usize::from(inner.width)),
+                theme[Role::Selection],
+            )
+        } else {
+            let role = if *word == "discard" {
+                Role::Error
+            } else {
+                Role::Text
+            };
+            Line::from(vec![
+                Span::styled(format!(" {key}  "), theme[Role::Key]),
+                Span::styled(pad(word, 9), theme[role]),
+                Span::styled(*what, theme[Role::Muted]),
+            ])
+        });
+    }
+    draw_lines(&lines, 0, inner, buf);
+}
+
+fn start_runner(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let state = &app.state;
+    let from = match state.checkpoints.iter().max_by_key(|c| c.step) {
+        Some(c) => format!("It goes on from {}.", text::file_name(&c.path)),
+        None => "It has no checkpoint and begins anew.".to_owned(),
+    };
+    let what = if state.phase.is_end() {
+        format!("{} has {}.", state.run, state.phase.as_str())
+    } else {
+        format!("No runner of {} is alive.", state.run)
+    };
+    let columns = 56.min(area.width.saturating_sub(6));
+    let body = wrap(
+        &format!("{what} Start its runner again? {from}"),
+        usize::from(columns),
+    );
+    let inner = popup(theme, "start", (columns, body.len() as u16 + 2), area, buf);
+    let mut lines: Vec<Line> = body
+        .into_iter()
+        .map(|l| Line::styled(l, theme[Role::Text]))
+        .collect();
+    lines.push(Line::default());
+    lines.push(Line::from(vec![
+        Span::styled("y", theme[Role::Key]),
+        Span::styled(" start   ", theme[Role::Text]),
+        Span::styled("n", theme[Role::Key]),
+        Span::styled(" leave it", theme[Role::Text]),
+    ]));
+    draw_lines(&lines, 0, inner, buf);
+}
+
+fn toasts(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let columns = usize::from(area.width.saturating_sub(6)).min(64);
+    let mut bottom = area.bottom().saturating_sub(1);
+    for toast in app.toasts.iter().rev() {
+        let role = if toast.good { Role::Good } else { Role::Error };
+        let style = theme[role].add_modifier(Modifier::REVERSED);
+        let mut lines = wrap(&toast.text, columns);
+        lines.truncate(4);
+        let widest = lines.iter().map(|l| width(l.trim_end())).max().unwrap_or(0);
+        let height = lines.len() as u16;
+        if bottom < area.y + height + 1 {
+            break;
+        }
+        bottom -= height;
+        for (i, line) in lines.iter().enumerate() {
+            let line = format!(" {} ", pad(line.trim_end(), widest));
+            let x = area.right().saturating_sub(width(&line) as u16 + 1);
+            buf.set_string(x, bottom + i as u16, line, style);
+        }
+        // A row between them.
+        bottom = bottom.saturating_sub(1);
+    }
+}
+
+/// The row at the bottom: hints, or the filter being typed.
+pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    if let Some(Overlay::Filter { pane, .. }) = &app.overlay {
+        let line = Line::from(vec![
+            Span::styled(format!("{} /", pane.title()), theme[Role::Key]),
+            Span::styled(app.view.filter(*pane).to_owned(), theme[Role::Text]),
+            Span::styled(theme.glyphs.cursor, theme[Role::Accent]),
+            Span::styled("   Enter keeps it, Esc takes it back", theme[Role::Muted]),
+        ]);
+        buf.set_line(area.x + 1, area.y, &line, area.width.saturating_sub(2));
+        return;
+    }
+    // The ways out and to the help always have their place.
+    let (fixed, hints): (Vec<_>, Vec<_>) = TABLE
+        .iter()
+        .filter(|b| !b.hint.is_empty())
+        .partition(|b| matches!(b.act, Act::Help | Act::Detach));
+    let mut end = area.right().saturating_sub(1);
+    for binding in fixed.into_iter().rev() {
+        end = end.saturating_sub(hint_width(binding, binding.hint));
+        hint(theme, binding, binding.hint, end, area.y, buf);
+        end = end.saturating_sub(2);
+    }
+    let mut x = area.x + 1;
+    for binding in hints {
+        let word = word(app, binding);
+        let columns = hint_width(binding, word);
+        if x + columns > end {
+            break;
+        }
+        hint(theme, binding, word, x, area.y, buf);
+        x += columns + 2;
+    }
+}
+
+/// The hint of the moment.
+fn word(app: &App, binding: &Binding) -> &'static str {
+    match (binding.act, app.state.phase) {
+        (Act::Pause, PhaseName::Paused | PhaseName::Pausing) => "resume",
+        (Act::Pause, PhaseName::Failed | PhaseName::Stopped) => "start again",
+        (Act::Maximise, _) if app.view.maximised => "restore",
+        _ => binding.hint,
+    }
+}
+
+fn hint_width(binding: &Binding, word: &str) -> u16 {
+    (width(&binding.keys[0].label()) + 1 + width(word)) as u16
+}
+
+fn hint(theme: &Theme, binding: &Binding, word: &str, x: u16, y: u16, buf: &mut Buffer) {
+    let key = binding.keys[0].label();
+    buf.set_string(x, y, &key, theme[Role::Key]);
+    buf.set_string(x + width(&key) as u16 + 1, y, word, theme[Role::Muted]);
+}

@@ -1,0 +1,310 @@
+//! What NVML says: memory by owner, utilisation, temperature, power, clocks; or why it says nothing.
+
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use super::{bar, fine_bar, labelled};
+use crate::protocol::{GpuReading, GpuStatus};
+use crate::ui::app::App;
+use crate::ui::text;
+use crate::ui::theme::{Role, Theme};
+
+/// Degrees from which the temperature is worth a look, and from which it is trouble.
+const WARM: u32 = 80;
+const HOT: u32 = 90;
+/// Columns of the labels.
+const LABELS: usize = 8;
+
+pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
+    let columns = usize::from(area.width);
+    let device = &app.state.device;
+    match &app.state.gpu {
+        None => vec![Line::styled("no reading yet", theme[Role::Muted])],
+        Some(GpuStatus::NoNvml { reason }) => {
+            face(theme, columns, "no GPU", Role::Muted, reason, device)
+        }
+        Some(GpuStatus::NoDevice) => face(
+            theme,
+            columns,
+            "no GPU",
+            Role::Muted,
+            "the NVIDIA driver is there and lists no device",
+            device,
+        ),
+        Some(GpuStatus::Lost { reason }) => {
+            face(theme, columns, "GPU lost", Role::Error, reason, device)
+        }
+        Some(GpuStatus::Present { gpus }) if gpus.len() == 1 => {
+            one(app, theme, area, &gpus[0], true)
+        }
+        Some(GpuStatus::Present { gpus }) => {
+            let mut lines = Vec::new();
+            // All of them on two rows each when there is no room for more.
+            let roomy = gpus.len() * 7 <= usize::from(area.height);
+            for gpu in gpus {
+                if roomy {
+                    lines.extend(one(app, theme, area, gpu, false));
+                } else {
+                    lines.extend(compact(theme, columns, gpu));
+                }
+            }
+            lines
+        }
+    }
+}
+
+fn face(
+    theme: &Theme,
+    columns: usize,
+    head: &str,
+    role: Role,
+    reason: &str,
+    device: &str,
+) -> Vec<Line<'static>> {
+    let mut lines = vec![Line::styled(
+        head.to_owned(),
+        theme[role].patch(Style::new().add_modifier(ratatui::style::Modifier::BOLD)),
+    )];
+    lines.extend(
+        text::wrap(reason, columns)
+            .into_iter()
+            .map(|l| Line::styled(l, theme[Role::Muted])),
+    );
+    if !device.is_empty() {
+        lines.push(Line::default());
+        lines.push(labelled(theme, "trains on", 10, device, theme[Role::Text]));
+    }
+    lines
+}
+
+/// Index, a sign for the device in use, and its name in what `columns` leave.
+fn name(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Span<'static>> {
+    let (sign, role) = if gpu.in_use {
+        (theme.glyphs.circle, Role::Good)
+    } else {
+        (" ", Role::Muted)
+    };
+    vec![
+        Span::styled(format!("{} ", gpu.index), theme[Role::Muted]),
+        Span::styled(format!("{sign} "), theme[role]),
+        Span::styled(
+            text::truncate(&gpu.name, columns.saturating_sub(4), theme.glyphs.ellipsis),
+            theme[Role::Text],
+        ),
+    ]
+}
+
+/// Shares of this run and of everything else.
+fn memory_parts(gpu: &GpuReading) -> [(f64, Role); 2] {
+    let total = gpu.memory_total.max(1) as f64;
+    let run = gpu.memory_run.unwrap_or(0).min(gpu.memory_used);
+    [
+        (run as f64 / total, Role::BarRun),
+        ((gpu.memory_used - run) as f64 / total, Role::BarOther),
+    ]
+}
+
+fn temperature(theme: &Theme, gpu: &GpuReading) -> Option<Span<'static>> {
+    let t = gpu.temperature?;
+    let role = match t {
+        HOT.. => Role::Error,
+        WARM.. => Role::Warning,
+        _ => Role::Text,
+    };
+    Some(Span::styled(
+        format!("{t} {}C", theme.glyphs.degree),
+        theme[role],
+    ))
+}
+
+fn power(gpu: &GpuReading) -> Option<String> {
+    let watts = gpu.power?;
+    Some(match gpu.power_limit {
+        Some(limit) => format!("{watts:.0} / {limit:.0} W"),
+        None => format!("{watts:.0} W"),
+    })
+}
+
+fn one(
+    app: &App,
+    theme: &Theme,
+    area: Rect,
+    gpu: &GpuReading,
+    history: bool,
+) -> Vec<Line<'static>> {
+    let columns = usize::from(area.width);
+    let text_style = theme[Role::Text];
+    let mut lines = vec![Line::from(name(theme, columns, gpu))];
+
+    let used = format!(
+        " {} / {}",
+        text::bytes(gpu.memory_used),
+        text::bytes(gpu.memory_total)
+    );
+    let room = columns.saturating_sub(LABELS + text::width(&used));
+    let mut spans = vec![Span::styled(
+        text::pad("memory", LABELS),
+        theme[Role::Muted],
+    )];
+    spans.extend(bar(theme, &memory_parts(gpu), room));
+    spans.push(Span::styled(used, text_style));
+    lines.push(Line::from(spans));
+
+    let others = gpu.memory_used.saturating_sub(gpu.memory_run.unwrap_or(0));
+    let mut spans = vec![Span::raw(" ".repeat(LABELS))];
+    if let Some(run) = gpu.memory_run {
+        spans.push(Span::styled(
+            format!("run {}", text::bytes(run)),
+            theme[Role::BarRun],
+        ));
+        spans.push(Span::styled("  others ", theme[Role::Muted]));
+        spans.push(Span::styled(text::bytes(others), theme[Role::BarOther]));
+    } else {
+        spans.push(Span::styled(
+            "the driver does not tell whose it is",
+            theme[Role::Muted],
+        ));
+    }
+    lines.push(Line::from(spans));
+
+    if let Some(utilization) = gpu.utilization {
+        let value = format!(" {utilization:>3} %");
+        let mut spans = vec![Span::styled(text::pad("busy", LABELS), theme[Role::Muted])];
+        spans.extend(fine_bar(
+            theme,
+            f64::from(utilization) / 100.0,
+            Role::BarRun,
+            columns.saturating_sub(LABELS + text::width(&value)),
+        ));
+        spans.push(Span::styled(value, text_style));
+        lines.push(Line::from(spans));
+    }
+    let mut spans = Vec::new();
+    spans.extend(temperature(theme, gpu));
+    if let Some(power) = power(gpu) {
+        spans.push(Span::styled(
+            format!("{}{power}", if spans.is_empty() { "" } else { "   " }),
+            text_style,
+        ));
+    }
+    if !spans.is_empty() {
+        spans.insert(
+            0,
+            Span::styled(text::pad("heat", LABELS), theme[Role::Muted]),
+        );
+        lines.push(Line::from(spans));
+    }
+    let clocks = match (gpu.clock, gpu.memory_clock) {
+        (Some(core), Some(memory)) => format!("{core} MHz, memory {memory} MHz"),
+        (Some(core), None) => format!("{core} MHz"),
+        _ => String::new(),
+    };
+    if !clocks.is_empty() {
+        lines.push(labelled(theme, "clock", LABELS, clocks, text_style));
+    }
+    if !gpu.throttling.is_empty() {
+        lines.push(labelled(
+            theme,
+            "held by",
+            LABELS,
+            gpu.throttling.join(", "),
+            theme[Role::Warning],
+        ));
+    }
+    if history && lines.len() < usize::from(area.height) {
+        let values: Vec<f64> = app
+            .state
+            .gpu_history
+            .iter()
+            .map(|(_, busy)| f64::from(*busy) / 100.0)
+            .collect();
+        lines.push(history_line(
+            theme,
+            "history",
+            LABELS,
+            &values,
+            app.readings,
+            columns,
+        ));
+    }
+    lines
+}
+
+/// Two rows: memory, and everything else in words.
+fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>> {
+    let used = format!(
+        " {} / {}",
+        text::bytes(gpu.memory_used),
+        text::bytes(gpu.memory_total)
+    );
+    let mut rest = Vec::new();
+    if let Some(utilization) = gpu.utilization {
+        rest.push(Span::styled(
+            format!("  {utilization} %"),
+            theme[Role::Text],
+        ));
+    }
+    if let Some(t) = temperature(theme, gpu) {
+        rest.push(Span::raw("  "));
+        rest.push(t);
+    }
+    if let Some(power) = power(gpu) {
+        rest.push(Span::styled(format!("  {power}"), theme[Role::Text]));
+    }
+    if !gpu.throttling.is_empty() {
+        rest.push(Span::styled(
+            format!("  {}", gpu.throttling.join(", ")),
+            theme[Role::Warning],
+        ));
+    }
+    let words: usize = rest.iter().map(|s| text::width(&s.content)).sum();
+    let mut head = name(theme, columns.saturating_sub(words), gpu);
+    head.extend(rest);
+    let mut spans = vec![Span::raw("  ")];
+    spans.extend(bar(
+        theme,
+        &memory_parts(gpu),
+        columns.saturating_sub(2 + text::width(&used)),
+    ));
+    spans.push(Span::styled(used, theme[Role::Text]));
+    vec![Line::from(head), Line::from(spans)]
+}
+
+/// Shares over time, the newest at the right. Several readings share a column, and the columns are
+/// cut at multiples of `readings`, so that the line moves once in a while instead of always.
+pub fn history_line(
+    theme: &Theme,
+    label: &str,
+    labels: usize,
+    values: &[f64],
+    readings: u64,
+    columns: usize,
+) -> Line<'static> {
+    const A_COLUMN: usize = 8;
+    let levels = theme.glyphs.levels;
+    let room = columns.saturating_sub(labels);
+    // How many of the newest readings belong to the column that is being filled.
+    let open = (readings % A_COLUMN as u64) as usize;
+    let full = values.len().saturating_sub(open);
+    let text: String = values[..full]
+        .rchunks(A_COLUMN)
+        .take(room)
+        .map(|chunk| {
+            let mean = chunk.iter().sum::<f64>() / chunk.len() as f64;
+            let level = if mean.is_finite() {
+                (mean.clamp(0.0, 1.0) * (levels.len() - 1) as f64).round() as usize
+            } else {
+                0
+            };
+            levels[level]
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    Line::from(vec![
+        Span::styled(text::pad(label, labels), theme[Role::Muted]),
+        Span::styled(text, theme[Role::Accent]),
+    ])
+}
