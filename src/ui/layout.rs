@@ -97,9 +97,8 @@ impl Slot {
                 p.number().to_string()
             }
         };
-        let fits = |labels: &[String]| {
-            labels.iter().map(|l| width(l) + 3).sum::<usize>() <= room + 1
-        };
+        let fits =
+            |labels: &[String]| labels.iter().map(|l| width(l) + 3).sum::<usize>() <= room + 1;
         let mut labels: Vec<String> = self.panes.iter().map(long).collect();
         if !fits(&labels) {
             labels = self.panes.iter().map(short).collect();
@@ -193,10 +192,7 @@ pub fn arrange(size: (u16, u16), recent: &[Pane], maximised: bool) -> Option<Arr
         let (left, right) = side_by_side(body, 60);
         let [loss, tabs] = stack(left, [56, 44]);
         slot(loss, &[Pane::Loss]);
-        slot(
-            tabs,
-            &[Pane::Samples, Pane::Rate, Pane::Config, Pane::Data],
-        );
+        slot(tabs, &[Pane::Samples, Pane::Rate, Pane::Config, Pane::Data]);
         let [gpu, host, saves, log] = stack(right, [24, 22, 22, 32]);
         slot(gpu, &[Pane::Gpu]);
         slot(host, &[Pane::Host]);

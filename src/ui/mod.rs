@@ -68,7 +68,10 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
     let themes = Catalogue::open(
         Capabilities::detect(),
         &theme_folders(),
-        options.theme.as_deref().or_else(|| light_terminal().then_some("light")),
+        options
+            .theme
+            .as_deref()
+            .or_else(|| light_terminal().then_some("light")),
     );
     let (messages, received) = sync_channel(WAITING);
     let updates = messages.clone();

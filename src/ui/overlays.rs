@@ -90,7 +90,11 @@ fn help_lines(theme: &Theme) -> Vec<Line<'static>> {
     let g = theme.glyphs;
     for (glyph, role, meaning) in [
         (g.checkpoint, Role::Good, "checkpoint"),
-        (g.non_finite, Role::Error, "step skipped: loss or gradient not finite"),
+        (
+            g.non_finite,
+            Role::Error,
+            "step skipped: loss or gradient not finite",
+        ),
         (g.pause, Role::Warning, "pause"),
         (g.config_change, Role::Accent, "config change"),
         (g.resume, Role::Accent, "resumed from a checkpoint"),
@@ -265,11 +269,7 @@ fn toasts(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         let style = theme[role].add_modifier(Modifier::REVERSED);
         let mut lines = wrap(&toast.text, columns);
         lines.truncate(4);
-        let widest = lines
-            .iter()
-            .map(|l| width(l.trim_end()))
-            .max()
-            .unwrap_or(0);
+        let widest = lines.iter().map(|l| width(l.trim_end())).max().unwrap_or(0);
         let height = lines.len() as u16;
         if bottom < area.y + height + 1 {
             break;
@@ -292,10 +292,7 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             Span::styled(format!("{} /", pane.title()), theme[Role::Key]),
             Span::styled(app.view.filter(*pane).to_owned(), theme[Role::Text]),
             Span::styled(theme.glyphs.cursor, theme[Role::Accent]),
-            Span::styled(
-                "   Enter keeps it, Esc takes it back",
-                theme[Role::Muted],
-            ),
+            Span::styled("   Enter keeps it, Esc takes it back", theme[Role::Muted]),
         ]);
         buf.set_line(area.x + 1, area.y, &line, area.width.saturating_sub(2));
         return;
@@ -306,9 +303,9 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         .iter()
         .filter(|b| !b.hint.is_empty())
         .partition(|b| b.act == Act::Help);
-    let end = help
-        .first()
-        .map_or(area.right(), |b| area.right().saturating_sub(hint_width(b, b.hint) + 1));
+    let end = help.first().map_or(area.right(), |b| {
+        area.right().saturating_sub(hint_width(b, b.hint) + 1)
+    });
     for binding in hints {
         let word = word(app, binding);
         let columns = hint_width(binding, word);

@@ -54,8 +54,7 @@ impl App {
                 });
             }
             Act::ZoomIn => {
-                let deepest =
-                    Window::deepest_zoom(self.state.last.step, self.state.total_steps);
+                let deepest = Window::deepest_zoom(self.state.last.step, self.state.total_steps);
                 self.view.zoom = (self.view.zoom + 1).min(deepest);
             }
             Act::ZoomOut => self.view.zoom = self.view.zoom.saturating_sub(1),
@@ -115,9 +114,7 @@ impl App {
             Connection::NoRunner { .. } if self.state.phase == PhaseName::Done => {
                 Some("the run has finished; its runner is gone".into())
             }
-            Connection::NoRunner { .. } => {
-                Some("no runner is alive; p starts it again".into())
-            }
+            Connection::NoRunner { .. } => Some("no runner is alive; p starts it again".into()),
         }
     }
 
@@ -152,8 +149,7 @@ impl App {
 
     fn cycle(&mut self, by: usize) {
         let at = self.focus() as usize;
-        self.view
-            .look_at(Pane::ALL[(at + by) % Pane::ALL.len()]);
+        self.view.look_at(Pane::ALL[(at + by) % Pane::ALL.len()]);
     }
 
     fn vertical(&mut self, direction: i64) {
@@ -260,7 +256,9 @@ impl App {
         let pane = self.focus();
         match pane {
             Pane::Samples => {
-                self.view.sample_step = first.then(|| self.sample_steps().first().copied()).flatten();
+                self.view.sample_step = first
+                    .then(|| self.sample_steps().first().copied())
+                    .flatten();
             }
             Pane::Data => {
                 self.view.record = match self.records.total {
@@ -284,9 +282,8 @@ impl App {
             if self.view.scroll(pane) == 0 {
                 continue;
             }
-            let most = panes::extent(self, pane).map_or(0, |(lines, rows)| {
-                lines.saturating_sub(rows)
-            });
+            let most =
+                panes::extent(self, pane).map_or(0, |(lines, rows)| lines.saturating_sub(rows));
             let scroll = &mut self.view.scroll[pane as usize];
             *scroll = (*scroll).min(most);
         }
@@ -323,7 +320,8 @@ impl App {
                     event.row == slot.area.y
                         && (*x..*x + text::width(label) as u16).contains(&event.column)
                 });
-                self.view.look_at(tab.map_or(slot.active, |(pane, _, _)| pane));
+                self.view
+                    .look_at(tab.map_or(slot.active, |(pane, _, _)| pane));
             }
             _ => {}
         }

@@ -33,9 +33,15 @@ pub enum Msg {
     Input(Input),
     Update(Update),
     /// A command went out under this id.
-    Sent { id: u64, command: Command },
+    Sent {
+        id: u64,
+        command: Command,
+    },
     /// A query went out under this id.
-    Asked { id: u64, query: Query },
+    Asked {
+        id: u64,
+        query: Query,
+    },
     /// A runner was started again, or could not be.
     RunnerStarted(Result<(), String>),
     /// Time has passed.
@@ -69,9 +75,14 @@ pub enum Connection {
     Opening,
     Live,
     /// It was there, and is looked for.
-    Lost { since: f64, reason: String },
+    Lost {
+        since: f64,
+        reason: String,
+    },
     /// The run is read from its folder.
-    NoRunner { reason: String },
+    NoRunner {
+        reason: String,
+    },
 }
 
 /// A line that shows for a while.
@@ -119,13 +130,7 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(
-        size: (u16, u16),
-        now: f64,
-        themes: Catalogue,
-        sender: &str,
-        readonly: bool,
-    ) -> App {
+    pub fn new(size: (u16, u16), now: f64, themes: Catalogue, sender: &str, readonly: bool) -> App {
         let mut app = App {
             state: RunState::default(),
             connection: Connection::Opening,

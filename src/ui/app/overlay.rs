@@ -36,7 +36,11 @@ pub const STOP_CHOICES: [(char, &str, &str); 3] = [
         "save",
         "checkpoint, then end; the run can go on from there",
     ),
-    ('d', "discard", "end now; steps since the last checkpoint are lost"),
+    (
+        'd',
+        "discard",
+        "end now; steps since the last checkpoint are lost",
+    ),
     ('c', "cancel", "let it run"),
 ];
 

@@ -255,15 +255,7 @@ impl Chart {
     }
 }
 
-fn put(
-    buf: &mut Buffer,
-    plot: Rect,
-    x: usize,
-    y: usize,
-    symbol: &str,
-    theme: &Theme,
-    role: Role,
-) {
+fn put(buf: &mut Buffer, plot: Rect, x: usize, y: usize, symbol: &str, theme: &Theme, role: Role) {
     let at = (plot.x + x as u16, plot.y + y as u16);
     if let Some(cell) = buf.cell_mut(at) {
         cell.set_symbol(symbol).set_style(theme[role]);

@@ -311,8 +311,14 @@ mod tests {
                 .map(|t| t.1)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(labels(&[0.9, 2.8], false), ["0.5", "1.0", "1.5", "2.0", "2.5", "3.0"]);
-        assert_eq!(labels(&[0.0, 2e-4], false), ["0", "5.0e-5", "1.0e-4", "1.5e-4", "2.0e-4"]);
+        assert_eq!(
+            labels(&[0.9, 2.8], false),
+            ["0.5", "1.0", "1.5", "2.0", "2.5", "3.0"]
+        );
+        assert_eq!(
+            labels(&[0.0, 2e-4], false),
+            ["0", "5.0e-5", "1.0e-4", "1.5e-4", "2.0e-4"]
+        );
         assert_eq!(labels(&[0.01, 10.0], true).first().unwrap(), "0.010");
     }
 

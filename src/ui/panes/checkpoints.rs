@@ -46,7 +46,13 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
                 CheckpointReason::Stop => "stop",
                 CheckpointReason::End => "end",
             };
-            let line = row(text::file_name(&c.path), Role::Good, c.bytes, c.time, reason);
+            let line = row(
+                text::file_name(&c.path),
+                Role::Good,
+                c.bytes,
+                c.time,
+                reason,
+            );
             (c.time, line)
         })
         .chain(state.exports.iter().map(|e| {

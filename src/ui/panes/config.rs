@@ -56,7 +56,10 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
                     pad(&truncate(&e.key, keys, ellipsis), keys + 2),
                     theme[Role::Muted],
                 ),
-                Span::styled(pad(&truncate(&e.value, values, ellipsis), values + 2), value),
+                Span::styled(
+                    pad(&truncate(&e.value, values, ellipsis), values + 2),
+                    value,
+                ),
             ];
             if sources > 0 {
                 spans.push(Span::styled(

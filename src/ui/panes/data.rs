@@ -41,7 +41,12 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         }
     }
     let (lines, area) = scrolled(app, theme, area);
-    draw_lines(&lines, app.view.scroll(crate::ui::layout::Pane::Data), area, buf);
+    draw_lines(
+        &lines,
+        app.view.scroll(crate::ui::layout::Pane::Data),
+        area,
+        buf,
+    );
 }
 
 /// The lines that scroll, and where they lie.
@@ -88,7 +93,10 @@ fn statistics(theme: &Theme, data: &DataStatistics, area: Rect, rows: usize) -> 
         theme,
         "tokens",
         LABELS,
-        format!("{}, {share:.0} % trained on", text::short(data.tokens as f64)),
+        format!(
+            "{}, {share:.0} % trained on",
+            text::short(data.tokens as f64)
+        ),
         style,
     ));
     lines.push(labelled(

@@ -73,13 +73,7 @@ fn face(
     );
     if !device.is_empty() {
         lines.push(Line::default());
-        lines.push(labelled(
-            theme,
-            "trains on",
-            10,
-            device,
-            theme[Role::Text],
-        ));
+        lines.push(labelled(theme, "trains on", 10, device, theme[Role::Text]));
     }
     lines
 }
@@ -149,7 +143,10 @@ fn one(
         text::bytes(gpu.memory_total)
     );
     let room = columns.saturating_sub(LABELS + text::width(&used));
-    let mut spans = vec![Span::styled(text::pad("memory", LABELS), theme[Role::Muted])];
+    let mut spans = vec![Span::styled(
+        text::pad("memory", LABELS),
+        theme[Role::Muted],
+    )];
     spans.extend(bar(theme, &memory_parts(gpu), room));
     spans.push(Span::styled(used, text_style));
     lines.push(Line::from(spans));
@@ -243,7 +240,10 @@ fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>
     );
     let mut rest = vec![name(theme, columns, gpu).spans].concat();
     if let Some(utilization) = gpu.utilization {
-        rest.push(Span::styled(format!("  {utilization} %"), theme[Role::Text]));
+        rest.push(Span::styled(
+            format!("  {utilization} %"),
+            theme[Role::Text],
+        ));
     }
     if let Some(t) = temperature(theme, gpu) {
         rest.push(Span::raw("  "));

@@ -24,7 +24,12 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     match area.height {
         0 | 1 => {}
         2 => {
-            ends(vec![phase(app, theme, false)], connection(app, theme, true), row(0), buf);
+            ends(
+                vec![phase(app, theme, false)],
+                connection(app, theme, true),
+                row(0),
+                buf,
+            );
             draw_small(app, theme, row(1), buf);
         }
         3 => {
@@ -70,7 +75,14 @@ fn ends(left: Vec<Segment>, right: Segment, area: Rect, buf: &mut Buffer) {
     let needed = of(&right) as u16;
     let x = area.right().saturating_sub(needed).max(area.x);
     let room = area.width.saturating_sub(needed + 2);
-    join(left, Rect { width: room, ..area }, buf);
+    join(
+        left,
+        Rect {
+            width: room,
+            ..area
+        },
+        buf,
+    );
     buf.set_line(x, area.y, &Line::from(right), needed.min(area.width));
 }
 
@@ -185,7 +197,11 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
     let mut spans = Vec::new();
     if app.dropped > 0 && !short {
         spans.push(Span::styled(
-            format!("{} updates dropped {} ", text::count(app.dropped), g.separator),
+            format!(
+                "{} updates dropped {} ",
+                text::count(app.dropped),
+                g.separator
+            ),
             theme[Role::Warning],
         ));
     }

@@ -81,5 +81,8 @@ pub fn filter_info(app: &App, theme: &Theme, pane: Pane) -> Vec<Segment> {
     if filter.is_empty() {
         return Vec::new();
     }
-    vec![vec![Span::styled(format!("/{filter}"), theme[Role::Accent])]]
+    vec![vec![Span::styled(
+        format!("/{filter}"),
+        theme[Role::Accent],
+    )]]
 }

@@ -38,7 +38,10 @@ impl ThemeFile {
         let mut styles = match mapping.get("inherits") {
             None => None,
             Some(Value::String(parent)) => Some(builtin(parent).ok_or_else(|| {
-                format!("{}: no built-in theme is called \"{parent}\"", at("inherits"))
+                format!(
+                    "{}: no built-in theme is called \"{parent}\"",
+                    at("inherits")
+                )
             })?),
             Some(_) => return Err(format!("{}: name a built-in theme", at("inherits"))),
         }

@@ -222,7 +222,11 @@ mod tests {
             for (role, _) in ROLES {
                 assert_eq!((theme[role].fg, theme[role].bg), (None, None));
             }
-            assert!(theme[Role::Selection].add_modifier.contains(Modifier::REVERSED));
+            assert!(
+                theme[Role::Selection]
+                    .add_modifier
+                    .contains(Modifier::REVERSED)
+            );
         }
     }
 }
