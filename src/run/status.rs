@@ -26,7 +26,7 @@ pub fn load_state(folder: &RunFolder) -> Result<RunState> {
     // Looked at first: a runner that ends in between has written its last event.
     let alive = live_runner(folder);
     fold(folder.root(), &mut state)?;
-    if alive.is_none() && state.seq > 0 && !state.phase.is_end() {
+    if alive.is_none() && !state.phase.is_end() {
         state.phase = PhaseName::Failed;
         state.phase_detail = String::new();
         state.error = Some(RUNNER_GONE.to_owned());

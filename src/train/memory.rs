@@ -1,13 +1,18 @@
 //! The process's own peak memory.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The highest value seen: the kernel counts per thread and its sum may fall a little.
+static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
 /// Peak resident bytes of this process (`VmHWM`); 0 where the system does not tell.
 pub fn peak_bytes() -> u64 {
-    fs::read_to_string("/proc/self/status")
+    let now = fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| parse_peak(&status))
-        .unwrap_or(0)
+        .unwrap_or(0);
+    HIGHEST.fetch_max(now, Ordering::Relaxed).max(now)
 }
 
 fn parse_peak(status: &str) -> Option<u64> {

@@ -15,7 +15,7 @@ mod plan;
 mod preflight;
 mod samples;
 mod save;
-mod schedule;
+pub mod schedule;
 mod setup;
 mod stage;
 mod trainer;

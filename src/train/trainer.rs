@@ -125,6 +125,7 @@ impl<'a> Trainer<'a> {
     /// The whole run, from where `progress` stands to the last step and the exports.
     pub fn run(&mut self) -> Flow<()> {
         let started = Instant::now();
+        self.stage.enter(PhaseName::Training, "");
         self.attend()?;
         loop {
             // What is due between two steps. After a resume, what was due and not yet done.
@@ -140,7 +141,6 @@ impl<'a> Trainer<'a> {
             if self.progress.step >= self.plan.total_steps {
                 break;
             }
-            self.stage.enter(PhaseName::Training, "");
 
             // Forward and backward over the micro-batches of the step.
             let step = self.progress.step + 1;
