@@ -228,6 +228,11 @@ fn score(query: &str, text: &str) -> Option<i32> {
         last = Some(found);
         at = found + 1;
     }
+    // Letters that stand together count most.
+    let whole: String = text.iter().collect();
+    if !query.is_empty() && whole.contains(&query.to_lowercase()) {
+        total += 20;
+    }
     Some(total - text.len() as i32 / 16)
 }
 

@@ -42,7 +42,7 @@ impl Pane {
     pub fn title(self) -> &'static str {
         match self {
             Pane::Loss => "loss",
-            Pane::Rate => "learning rate",
+            Pane::Rate => "rate and norm",
             Pane::Gpu => "GPU",
             Pane::Host => "host",
             Pane::Config => "config",
@@ -56,7 +56,7 @@ impl Pane {
     /// For a row of tabs.
     fn short_title(self) -> &'static str {
         match self {
-            Pane::Rate => "lr",
+            Pane::Rate => "rate",
             Pane::Checkpoints => "saves",
             pane => pane.title(),
         }
@@ -99,12 +99,14 @@ impl Slot {
         };
         let fits =
             |labels: &[String]| labels.iter().map(|l| width(l) + 3).sum::<usize>() <= room + 1;
+        let mut gap = 3;
         let mut labels: Vec<String> = self.panes.iter().map(long).collect();
         if !fits(&labels) {
             labels = self.panes.iter().map(short).collect();
         }
         if !fits(&labels) {
             labels = self.panes.iter().map(least).collect();
+            gap = 1;
         }
         let mut x = self.area.x + 3;
         self.panes
@@ -112,7 +114,7 @@ impl Slot {
             .zip(labels)
             .map(|(pane, label)| {
                 let at = x;
-                x += width(&label) as u16 + 3;
+                x += width(&label) as u16 + gap;
                 (*pane, at, label)
             })
             .collect()

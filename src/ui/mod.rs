@@ -4,10 +4,11 @@
 //! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
 //! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
 //! - [`keymap`]: the one table of keys
-//! - [`event_loop`], [`pace`], [`screen`], [`terminal`]: when a frame is drawn, and onto what
+//! - [`event_loop`], [`pace`], [`screen`], [`encode`], [`terminal`]: when a frame is drawn, and onto what
 
 pub mod app;
 pub mod chart;
+pub mod encode;
 pub mod event_loop;
 pub mod keymap;
 pub mod layout;

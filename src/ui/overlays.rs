@@ -297,26 +297,26 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         buf.set_line(area.x + 1, area.y, &line, area.width.saturating_sub(2));
         return;
     }
-    let mut x = area.x + 1;
-    // Help always has its place.
-    let (help, hints): (Vec<_>, Vec<_>) = TABLE
+    // The ways out and to the help always have their place.
+    let (fixed, hints): (Vec<_>, Vec<_>) = TABLE
         .iter()
         .filter(|b| !b.hint.is_empty())
-        .partition(|b| b.act == Act::Help);
-    let end = help.first().map_or(area.right(), |b| {
-        area.right().saturating_sub(hint_width(b, b.hint) + 1)
-    });
+        .partition(|b| matches!(b.act, Act::Help | Act::Detach));
+    let mut end = area.right().saturating_sub(1);
+    for binding in fixed.into_iter().rev() {
+        end = end.saturating_sub(hint_width(binding, binding.hint));
+        hint(theme, binding, binding.hint, end, area.y, buf);
+        end = end.saturating_sub(2);
+    }
+    let mut x = area.x + 1;
     for binding in hints {
         let word = word(app, binding);
         let columns = hint_width(binding, word);
-        if x + columns + 2 > end {
+        if x + columns > end {
             break;
         }
         hint(theme, binding, word, x, area.y, buf);
         x += columns + 2;
-    }
-    for binding in help {
-        hint(theme, binding, binding.hint, end, area.y, buf);
     }
 }
 

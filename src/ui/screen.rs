@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
-use ratatui::backend::{Backend, CrosstermBackend};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+
+use super::encode::{encode, settle_wide};
 
 /// Synchronized output: the terminal shows a frame at once, or not yet.
 const BEGIN: &[u8] = b"\x1b[?2026h";
@@ -37,18 +38,20 @@ impl<W: Write> Screen<W> {
         let area = Rect::new(0, 0, size.0, size.1);
         let mut next = Buffer::empty(area);
         draw(&mut next);
+        settle_wide(&mut next);
         let shown = self.shown.take().filter(|b| b.area == area);
         let mut bytes = BEGIN.to_vec();
-        if shown.is_none() {
-            bytes.extend(CLEAR);
+        match &shown {
+            Some(shown) => encode(shown, &next, &mut bytes),
+            None => {
+                bytes.extend(CLEAR);
+                encode(&Buffer::empty(area), &next, &mut bytes);
+            }
         }
-        let blank = Buffer::empty(area);
-        let changes = shown.as_ref().unwrap_or(&blank).diff(&next);
-        if changes.is_empty() && shown.is_some() {
+        if shown.is_some() && bytes.len() == BEGIN.len() {
             self.shown = Some(next);
             return Ok(0);
         }
-        CrosstermBackend::new(&mut bytes).draw(changes.into_iter())?;
         bytes.extend(END);
         self.out.write_all(&bytes)?;
         self.out.flush()?;

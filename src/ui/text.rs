@@ -211,7 +211,7 @@ pub fn number(value: f64) -> String {
     }
     match value.abs() {
         0.0 => "0".into(),
-        a if a >= 99_999.5 || a < 0.001 => scientific(value),
+        a if !(0.001..99_999.5).contains(&a) => scientific(value),
         a if a >= 99.995 => format!("{value:.1}"),
         a if a >= 9.9995 => format!("{value:.2}"),
         a if a >= 0.9995 => format!("{value:.3}"),

@@ -39,8 +39,8 @@ impl App {
             Act::Right => self.horizontal(1),
             Act::PageUp => self.scroll_by(self.focus(), -self.page()),
             Act::PageDown => self.scroll_by(self.focus(), self.page()),
-            Act::First => self.to_end(true),
-            Act::Last => self.to_end(false),
+            Act::First => self.jump(true),
+            Act::Last => self.jump(false),
             Act::Maximise => self.view.maximised = !self.view.maximised,
             Act::Back => self.back(),
             Act::Filter => {
@@ -252,7 +252,7 @@ impl App {
         *scroll = scroll.saturating_add_signed(lines as isize);
     }
 
-    fn to_end(&mut self, first: bool) {
+    fn jump(&mut self, first: bool) {
         let pane = self.focus();
         match pane {
             Pane::Samples => {

@@ -113,7 +113,7 @@ impl Chart {
             let x = plot.x - 1 - width(label) as u16;
             let row = area.y + y as u16;
             buf.set_string(x, row, label, theme[Role::Muted]);
-            for x in (2..plot.width).step_by(4) {
+            for x in (2..plot.width).step_by(6) {
                 put(
                     buf,
                     plot,
@@ -121,7 +121,7 @@ impl Chart {
                     y,
                     theme.glyphs.grid,
                     theme,
-                    Role::Faint,
+                    Role::Rule,
                 );
             }
         }

@@ -146,8 +146,10 @@ impl Axis {
     fn linear(lo: f64, hi: f64, labels: usize) -> Axis {
         let least = (hi.abs().max(lo.abs()) * 1e-3).max(1e-12);
         let step = round_step((hi - lo).max(least) / labels.max(2) as f64);
-        let lo = (lo / step + 1e-9).floor() * step;
-        let mut hi = (hi / step - 1e-9).ceil() * step;
+        // Ends at half a step: a whole one may leave a third of the chart empty.
+        let half = step / 2.0;
+        let lo = (lo / half + 1e-9).floor() * half;
+        let mut hi = (hi / half - 1e-9).ceil() * half;
         if hi <= lo {
             hi = lo + step;
         }
@@ -313,7 +315,7 @@ mod tests {
         };
         assert_eq!(
             labels(&[0.9, 2.8], false),
-            ["0.5", "1.0", "1.5", "2.0", "2.5", "3.0"]
+            ["1.0", "1.5", "2.0", "2.5", "3.0"]
         );
         assert_eq!(
             labels(&[0.0, 2e-4], false),

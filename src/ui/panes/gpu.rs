@@ -78,21 +78,21 @@ fn face(
     lines
 }
 
-fn name(theme: &Theme, columns: usize, gpu: &GpuReading) -> Line<'static> {
-    let mut spans = vec![
+/// Index, a sign for the device in use, and its name in what `columns` leave.
+fn name(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Span<'static>> {
+    let (sign, role) = if gpu.in_use {
+        (theme.glyphs.circle, Role::Good)
+    } else {
+        (" ", Role::Muted)
+    };
+    vec![
         Span::styled(format!("{} ", gpu.index), theme[Role::Muted]),
+        Span::styled(format!("{sign} "), theme[role]),
         Span::styled(
-            text::truncate(&gpu.name, columns.saturating_sub(10), theme.glyphs.ellipsis),
+            text::truncate(&gpu.name, columns.saturating_sub(4), theme.glyphs.ellipsis),
             theme[Role::Text],
         ),
-    ];
-    if gpu.in_use {
-        spans.push(Span::styled(
-            format!(" {} in use", theme.glyphs.circle),
-            theme[Role::Good],
-        ));
-    }
-    Line::from(spans)
+    ]
 }
 
 /// Shares of this run and of everything else.
@@ -135,7 +135,7 @@ fn one(
 ) -> Vec<Line<'static>> {
     let columns = usize::from(area.width);
     let text_style = theme[Role::Text];
-    let mut lines = vec![name(theme, columns, gpu)];
+    let mut lines = vec![Line::from(name(theme, columns, gpu))];
 
     let used = format!(
         " {} / {}",
@@ -221,7 +221,7 @@ fn one(
             .collect();
         lines.push(history_line(
             theme,
-            "busy",
+            "history",
             LABELS,
             &values,
             app.readings,
@@ -238,7 +238,7 @@ fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>
         text::bytes(gpu.memory_used),
         text::bytes(gpu.memory_total)
     );
-    let mut rest = vec![name(theme, columns, gpu).spans].concat();
+    let mut rest = Vec::new();
     if let Some(utilization) = gpu.utilization {
         rest.push(Span::styled(
             format!("  {utilization} %"),
@@ -258,6 +258,9 @@ fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>
             theme[Role::Warning],
         ));
     }
+    let words: usize = rest.iter().map(|s| text::width(&s.content)).sum();
+    let mut head = name(theme, columns.saturating_sub(words), gpu);
+    head.extend(rest);
     let mut spans = vec![Span::raw("  ")];
     spans.extend(bar(
         theme,
@@ -265,7 +268,7 @@ fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>
         columns.saturating_sub(2 + text::width(&used)),
     ));
     spans.push(Span::styled(used, theme[Role::Text]));
-    vec![Line::from(rest), Line::from(spans)]
+    vec![Line::from(head), Line::from(spans)]
 }
 
 /// Shares over time, the newest at the right. Several readings share a column, and the columns are

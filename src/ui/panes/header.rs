@@ -383,12 +383,15 @@ fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         segments.push(pair("norm", text::number(state.last.grad_norm.0)));
     }
     if let Some(seconds) = state.throughput.seconds_per_step() {
-        let value = if seconds < 1.0 {
-            format!("{:.0} ms", seconds * 1000.0)
+        let (value, unit) = if seconds < 1.0 {
+            (format!("{:.0}", seconds * 1000.0), " ms/step")
         } else {
-            format!("{seconds:.1} s")
+            (format!("{seconds:.1}"), " s/step")
         };
-        segments.push(pair("step", value));
+        segments.push(vec![
+            Span::styled(value, theme[Role::Text]),
+            Span::styled(unit, theme[Role::Muted]),
+        ]);
     }
     if state.last.peak_memory_bytes > 0 {
         segments.push(pair("peak", text::bytes(state.last.peak_memory_bytes)));

@@ -43,10 +43,12 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let memory = host.memory_total.max(1) as f64;
     let run_memory = host.memory_run.min(host.memory_used);
     let disk_used = host.disk_total.saturating_sub(host.disk_free);
-    let disk_role = match host.disk_free {
-        ..DISK_FULL => Role::Error,
-        ..DISK_LOW => Role::Warning,
-        _ => Role::Text,
+    let disk_role = if host.disk_free < DISK_FULL {
+        Role::Error
+    } else if host.disk_free < DISK_LOW {
+        Role::Warning
+    } else {
+        Role::Text
     };
     let mut lines = vec![
         row(
@@ -79,7 +81,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             "disk",
             &[(
                 disk_used as f64 / host.disk_total.max(1) as f64,
-                Role::BarOther,
+                Role::Muted,
             )],
             format!("{} left", text::bytes(host.disk_free)),
             disk_role,
@@ -104,7 +106,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             .collect();
         lines.push(history_line(
             theme,
-            "CPU",
+            "history",
             LABELS,
             &values,
             app.readings,

@@ -23,28 +23,24 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         .back()
         .map_or(0, |l| text::width(&text::clock(l.time - start)))
         .max(5);
+    // Paths are shown as they lie in the run folder.
+    let folder = format!("{}/", app.state.run_dir.trim_end_matches('/'));
     let mut lines = Vec::new();
     for entry in &app.state.log {
+        let body = entry.text.replace(&folder, "");
         let word = match entry.level {
             Level::Info => "",
             Level::Warning => "warning ",
             Level::Error => "error ",
         };
-        if !filter.is_empty()
-            && !format!("{word}{}", entry.text)
-                .to_lowercase()
-                .contains(&filter)
-        {
+        if !filter.is_empty() && !format!("{word}{body}").to_lowercase().contains(&filter) {
             continue;
         }
         let time = text::clock(entry.time - start);
         let head = format!("{time:>times$} ");
         let indent = times + 1;
         let style = theme[theme.level(entry.level)];
-        let body = text::wrap(
-            &format!("{word}{}", entry.text),
-            columns.saturating_sub(indent),
-        );
+        let body = text::wrap(&format!("{word}{body}"), columns.saturating_sub(indent));
         for (i, part) in body.into_iter().enumerate() {
             let head = if i == 0 {
                 head.clone()

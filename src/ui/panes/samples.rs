@@ -57,7 +57,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
 fn side_by_side(theme: &Theme, base: &str, adapter: &str, columns: usize) -> Vec<Line<'static>> {
     let left = (columns - 3) / 2;
     let right = columns - 3 - left;
-    let head = |word: &str| Span::styled(pad(word, left), theme[Role::Faint]);
+    let head = |word: &str| Span::styled(pad(word, left), theme[Role::Muted]);
     let rule = || Span::styled(format!(" {} ", theme.glyphs.vertical), theme[Role::Rule]);
     let mut lines = vec![Line::from(vec![
         head("bare base"),
@@ -91,7 +91,7 @@ fn block(
         .map(|(i, part)| {
             let label = if i == 0 { word } else { "" };
             Line::from(vec![
-                Span::styled(pad(label, LABELS), theme[Role::Faint]),
+                Span::styled(pad(label, LABELS), theme[Role::Muted]),
                 Span::styled(part, theme[role]),
             ])
         })
