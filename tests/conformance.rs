@@ -2,13 +2,13 @@
 //! `tests/tools/requirements.txt` (`LORADECK_PYTHON`) and, where said, the SmolLM2 GGUF
 //! (`tests/tools/fetch_smollm2.sh models`).
 
-mod support;
+mod program;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use support::{Scratch, repository, text};
+use program::{Scratch, repository, text};
 
 fn python(script: &str, arguments: &[&str]) {
     let interpreter = std::env::var("LORADECK_PYTHON").unwrap_or_else(|_| "python3".to_owned());

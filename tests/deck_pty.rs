@@ -1,6 +1,6 @@
 //! The built program in a real pseudo-terminal.
 
-mod support;
+mod program;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use support::{PROGRAM, Scratch, alive};
+use program::{PROGRAM, Scratch, alive};
 
 const LONG: &str = "epochs: 500\nbatch_size: 4\nsequence_len: 64\nlearning_rate: 1e-3\n\
     save_steps: 100\neval_split: 4\neval_steps: 1000\n\
@@ -235,7 +235,7 @@ fn killing_the_deck_costs_no_step() {
     let mut deck = Terminal::open(&scratch, 120, 40, &train(&scratch));
     deck.wait_for("training");
     scratch.wait_for_step(2);
-    support::kill(u64::from(deck.child.process_id().unwrap()), "KILL");
+    program::kill(u64::from(deck.child.process_id().unwrap()), "KILL");
     deck.child.wait().unwrap();
     let step = scratch.step();
     scratch.wait_for_step(step + 3);

@@ -1,14 +1,14 @@
 //! The run outlives everything that watches it, and answers whoever asks.
 
-mod support;
+mod program;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use program::{Scratch, alive, kill, text};
 use serde_json::{Value, json};
-use support::{Scratch, alive, kill, text};
 
 /// Long enough that no test reaches its end.
 const LONG: &str = "epochs: 500\nbatch_size: 4\nsequence_len: 64\nlearning_rate: 1e-3\n\

@@ -1,13 +1,13 @@
 //! A run that is killed and started again ends with the same bits as one that was left alone.
 
-mod support;
+mod program;
 
 use std::fs;
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use support::Scratch;
+use program::Scratch;
 
 const STEPS: u64 = 14;
 /// Two micro-batches a step, dropout, an epoch that ends within the run, and a checkpoint every
@@ -76,7 +76,7 @@ fn logged_steps(run: &Path) -> u64 {
 
 fn finish(scratch: &Scratch) {
     let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
-    assert!(out.status.success(), "{}", support::text(&out));
+    assert!(out.status.success(), "{}", program::text(&out));
 }
 
 /// No temporary file of a killed runner is left once the next one has run.
@@ -146,11 +146,11 @@ fn the_same_command_again_resumes_and_a_finished_run_says_so() {
     let mut child = scratch.headless();
     kill_when(&mut child, || logged_steps(&scratch.run) >= 5);
     let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
-    let said = support::text(&out);
+    let said = program::text(&out);
     assert!(out.status.success(), "{said}");
     assert!(said.contains("resum") && said.contains("step 4"), "{said}");
     let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
-    let said = support::text(&out);
+    let said = program::text(&out);
     assert!(out.status.success(), "{said}");
     assert!(said.contains("finished"), "{said}");
     assert_eq!(scratch.losses().len() as u64, STEPS);
@@ -164,7 +164,7 @@ fn a_changed_restart_key_is_refused_with_the_difference() {
     let edited = fs::read_to_string(&scratch.config).unwrap() + "lora_rank: 4\n";
     fs::write(&scratch.config, edited).unwrap();
     let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
-    let said = support::text(&out);
+    let said = program::text(&out);
     assert_eq!(out.status.code(), Some(2), "{said}");
     assert!(
         said.contains("lora_rank") && said.contains('8') && said.contains('4'),

@@ -161,3 +161,85 @@ fn text(tag: &str, sample: &SampleText) -> Value {
         })),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::protocol::{Num, StepMetrics};
+
+    /// The records of a file, framing checked.
+    fn read(path: &Path) -> Vec<tf::Event> {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = &bytes[..];
+        let mut events = Vec::new();
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            events.push(tf::Event::decode(&rest[12..12 + length]).unwrap());
+            rest = &rest[12 + length + 4..];
+        }
+        events
+    }
+
+    fn step(step: u64, loss: f64) -> Event {
+        Event {
+            seq: step,
+            time: step as f64,
+            kind: EventKind::Step(StepMetrics {
+                step,
+                loss: Num(loss),
+                seconds: 0.5,
+                tokens: 10,
+                ..StepMetrics::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_resume_tells_readers_to_forget_the_later_steps() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut board = TensorBoard::create(folder.path(), 100.0).unwrap();
+        board.add(&step(1, 2.0));
+        board.add(&Event {
+            seq: 2,
+            time: 2.0,
+            kind: EventKind::Resumed {
+                step: 40,
+                epoch: 1.0,
+                total_tokens: 0,
+                checkpoint: String::new(),
+            },
+        });
+        board.add(&step(41, f64::NAN));
+        board.flush().unwrap();
+        let events = read(&path_of(folder.path(), 100));
+        assert_eq!(events.len(), 4);
+        assert_eq!(
+            (events[2].step, &events[2].what),
+            (41, &Some(What::SessionLog(SessionLog { status: 1 })))
+        );
+        let Some(What::Summary(summary)) = &events[3].what else {
+            panic!("{:?}", events[3]);
+        };
+        let loss = &summary.value[0];
+        assert_eq!(loss.tag, "training_loss");
+        assert!(matches!(loss.content, Some(Content::Simple(v)) if v.is_nan()));
+        let speed = summary.value.last().unwrap();
+        assert_eq!(speed.content, Some(Content::Simple(20.0)));
+    }
+
+    #[test]
+    fn two_runners_in_the_same_second_write_two_files_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        TensorBoard::create(folder.path(), 100.2).unwrap();
+        TensorBoard::create(folder.path(), 100.9).unwrap();
+        let mut names: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), 2);
+        assert!(names[0].contains("0000000100") && names[1].contains("0000000101"));
+    }
+}

@@ -16,7 +16,8 @@ use super::queue::Queue;
 
 /// Events that may wait for the log; then the trainer waits.
 const EMITTED: usize = 1024;
-/// Longest time an event waits in memory before other processes can read it.
+/// Longest time a metric waits in memory before other processes can read it; the rest does not
+/// wait.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 /// After a failed write.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -211,8 +212,15 @@ impl Worker {
             return;
         };
         self.log.append(&line);
-        if self.flush_at.is_none() {
-            self.flush_at = Some(Instant::now() + FLUSH_EVERY);
+        let soon = if event.kind.droppable() {
+            FLUSH_EVERY
+        } else {
+            Duration::ZERO
+        };
+        let at = Instant::now() + soon;
+        // While the disk is in trouble, `report` says when to try again.
+        if self.failing.is_none() && self.flush_at.is_none_or(|old| at < old) {
+            self.flush_at = Some(at);
         }
         self.state.apply(&event);
         self.update_glance(&event);

@@ -186,3 +186,145 @@ fn end_of_last_event(file: &mut File, length: u64) -> io::Result<u64> {
         window *= 8;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::ops::ControlFlow;
+
+    use super::super::segments::{for_each_line, parse_event};
+    use super::*;
+    use crate::protocol::{Event, EventKind, Level, Message};
+
+    fn line(seq: u64) -> Vec<u8> {
+        let event = Event {
+            seq,
+            time: seq as f64,
+            kind: EventKind::Message(Message {
+                level: Level::Info,
+                text: format!("line {seq}"),
+            }),
+        };
+        serde_json::to_vec(&event).unwrap()
+    }
+
+    fn write(folder: &Path, from: u64, to: u64, segment_bytes: u64) {
+        let mut log = EventLog::open(folder, segment_bytes).unwrap().log;
+        for seq in from..to {
+            log.append(&line(seq));
+            log.flush().unwrap();
+        }
+        log.sync().unwrap();
+    }
+
+    fn seqs(folder: &Path, from: u64) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        for_each_line(folder, from, |seq, line| {
+            assert_eq!(parse_event(line).unwrap().seq, seq);
+            seqs.push(seq);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        seqs
+    }
+
+    #[test]
+    fn segments_rotate_by_size_and_read_as_one_log_from_anywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, 5001, 100_000);
+        assert!(segments(folder.path()).unwrap().len() > 3);
+        assert_eq!(seqs(folder.path(), 1).len(), 5000);
+        for from in [2, 1234, 4999, 5000] {
+            let found = seqs(folder.path(), from);
+            assert_eq!(found.first(), Some(&from));
+            assert_eq!(found.len() as u64, 5001 - from);
+        }
+        assert!(seqs(folder.path(), 5001).is_empty());
+        let opened = EventLog::open(folder.path(), 100_000).unwrap();
+        assert_eq!((opened.state.seq, opened.cut), (5000, 0));
+    }
+
+    #[test]
+    fn one_long_segment_is_bisected_to_the_right_line() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 1, 20_001, SEGMENT_BYTES);
+        for from in [1, 2, 777, 10_000, 19_999, 20_000] {
+            assert_eq!(seqs(folder.path(), from).first(), Some(&from));
+        }
+    }
+
+    #[test]
+    fn whatever_follows_the_last_whole_event_is_cut_and_the_count_goes_on() {
+        for torn in [
+            &b"{\"seq\":4,\"time\":1.0,\"ty"[..],
+            b"{\"seq\":4,\"time\":1.0}\n{\"se"[..].split_at(21).1,
+            b"\0\0\0\0\0\0\0\0\0\0",
+            b"\0\0\0\n",
+            b"not json\n\n",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), 1, 4, SEGMENT_BYTES);
+            let path = folder.path().join(segment_name(1));
+            let mut bytes = fs::read(&path).unwrap();
+            let whole = bytes.len();
+            bytes.extend_from_slice(torn);
+            fs::write(&path, &bytes).unwrap();
+            let opened = EventLog::open(folder.path(), SEGMENT_BYTES).unwrap();
+            assert_eq!(opened.cut, torn.len() as u64, "{torn:?}");
+            assert_eq!(opened.state.seq, 3);
+            drop(opened);
+            assert_eq!(fs::metadata(&path).unwrap().len(), whole as u64);
+            write(folder.path(), 4, 6, SEGMENT_BYTES);
+            assert_eq!(seqs(folder.path(), 1), [1, 2, 3, 4, 5]);
+        }
+    }
+
+    #[test]
+    fn a_log_of_garbage_alone_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(segment_name(1)), b"garbage").unwrap();
+        let opened = EventLog::open(folder.path(), SEGMENT_BYTES).unwrap();
+        assert_eq!((opened.state.seq, opened.cut), (0, 7));
+    }
+
+    #[test]
+    fn missing_lines_are_counted_and_lines_of_a_newer_version_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut text = line(1);
+        text.extend_from_slice(b"\n{\"seq\":2,\"time\":2.0,\"type\":\"teleported\"}\n");
+        text.extend_from_slice(&line(7));
+        text.extend_from_slice(b"\n{\"seq\":8,\"time\":8.0,\"type\":\"teleported\"}\n");
+        fs::write(folder.path().join(segment_name(1)), text).unwrap();
+        let opened = EventLog::open(folder.path(), SEGMENT_BYTES).unwrap();
+        assert_eq!((opened.state.seq, opened.cut), (8, 0));
+        assert_eq!(
+            opened.gaps,
+            Gaps {
+                missing: 4,
+                unknown: 2
+            }
+        );
+    }
+
+    /// `/dev/full` refuses every byte, as a full disk does.
+    #[test]
+    fn a_full_disk_loses_no_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = EventLog::open(folder.path(), SEGMENT_BYTES).unwrap().log;
+        log.append(&line(1));
+        log.sync().unwrap();
+        let disk = std::mem::replace(
+            &mut log.file,
+            OpenOptions::new().write(true).open("/dev/full").unwrap(),
+        );
+        log.append(&line(2));
+        assert!(log.flush().is_err());
+        log.append(&line(3));
+        assert!(log.sync().is_err());
+        assert!(!log.is_flushed());
+        log.file = disk;
+        log.append(&line(4));
+        log.sync().unwrap();
+        assert_eq!(seqs(folder.path(), 1), [1, 2, 3, 4]);
+    }
+}

@@ -140,3 +140,44 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Arc<[u8]> {
+        Arc::from(&b"{}\n"[..])
+    }
+
+    fn queue() -> Queue {
+        Queue::new(UnixStream::pair().unwrap().0)
+    }
+
+    #[test]
+    fn a_full_queue_drops_metrics_counts_them_and_takes_what_matters() {
+        let queue = queue();
+        for _ in 0..METRICS_ROOM + 7 {
+            assert!(queue.push_event(&line(), true));
+        }
+        assert!(queue.push_event(&line(), false));
+        for _ in 0..METRICS_ROOM {
+            assert!(matches!(queue.pop(), Some(Out::Line(_))));
+        }
+        match queue.pop() {
+            Some(Out::Message(m)) => assert_eq!(*m, ServerMessage::Dropped { count: 7 }),
+            _ => panic!("the count comes before the line after the gap"),
+        }
+        assert!(matches!(queue.pop(), Some(Out::Line(_))));
+    }
+
+    #[test]
+    fn a_client_that_never_reads_is_let_go_instead_of_filling_the_memory() {
+        let queue = queue();
+        let pushed = (0..2 * ROOM)
+            .take_while(|_| queue.push_event(&line(), false))
+            .count();
+        assert_eq!(pushed, ROOM);
+        assert!(queue.is_closed());
+        assert!(queue.pop().is_none());
+    }
+}

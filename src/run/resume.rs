@@ -59,11 +59,13 @@ pub fn decide(folder: &RunFolder, wanted: &RunConfig, mode: &ResumeMode) -> Resu
     match mode {
         ResumeMode::Never => never(folder),
         ResumeMode::From(path) => {
+            let text = path.display();
             // Absolute: the runner may have another working directory one day.
-            let path = fs::canonicalize(path).map_err(|_| {
+            let named = folder.checkpoints().join(path);
+            let path = fs::canonicalize(path).or_else(|_| fs::canonicalize(named));
+            let path = path.map_err(|_| {
                 input_error(format!(
-                    "there is no checkpoint {} (--resume takes auto, never or a checkpoint's folder)",
-                    path.display()
+                    "there is no checkpoint {text} (--resume takes auto, never or a checkpoint's folder)"
                 ))
             })?;
             let state = checkpoint::verify(&path)

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -178,6 +178,9 @@ fn prepare(request: Request, loaded: LoadedConfig, place: Place) -> Result<Runne
 
     let (gate, controls) = Gate::new(hub.clone(), loaded.config.clone());
     let store = Arc::new(Store::new(folder.clone()));
+    // Before anybody can know of this process.
+    let serving = Arc::new(OnceLock::new());
+    handle_signals(&gate, &hub, &serving, &info, place)?;
     let moved_info = info.clone();
     let (server, socket) = Server::start(
         folder.root(),
@@ -189,13 +192,13 @@ fn prepare(request: Request, loaded: LoadedConfig, place: Place) -> Result<Runne
             let _ = moved_info.update(|i| i.socket = Some(path.to_owned()));
         },
     )?;
+    let _ = serving.set(server.clone());
     info.update(|i| i.socket = Some(socket))?;
     let tasks = vec![
         watch::start(&loaded, request.sets, gate.clone(), hub.clone())?,
         sampler::start(&folder, hub.clone())?,
     ];
     provenance::start(&loaded, info.clone(), &hub)?;
-    handle_signals(&gate, &hub, &server, &info, place)?;
     Ok(Runner {
         folder,
         _lock: lock,
@@ -249,11 +252,11 @@ fn log_panics(folder: &RunFolder) {
 fn handle_signals(
     gate: &Gate,
     hub: &Hub,
-    server: &Server,
+    serving: &Arc<OnceLock<Server>>,
     info: &Arc<InfoFile>,
     place: Place,
 ) -> Result<()> {
-    let (gate, hub, server, info) = (gate.clone(), hub.clone(), server.clone(), info.clone());
+    let (gate, hub, serving, info) = (gate.clone(), hub.clone(), serving.clone(), info.clone());
     let asked = AtomicBool::new(false);
     signals::handle(move |number| {
         let name = if number == 2 { "SIGINT" } else { "SIGTERM" };
@@ -276,7 +279,9 @@ fn handle_signals(
         let code = (128 + number) as u8;
         // Ending is what counts: a full disk only loses the note.
         let _ = hub.sync();
-        server.stop(Duration::from_millis(200));
+        if let Some(server) = serving.get() {
+            server.stop(Duration::from_millis(200));
+        }
         record_end(&info, code, None);
         std::process::exit(code.into());
     })

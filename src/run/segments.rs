@@ -155,13 +155,10 @@ pub fn for_each_line(
             if line.pop() != Some(b'\n') {
                 break; // torn, or still being written
             }
-            match line_seq(&line) {
-                Some(seq) if seq >= from => {
-                    if each(seq, &line).is_break() {
-                        return Ok(());
-                    }
-                }
-                _ => {}
+            if let Some(seq) = line_seq(&line).filter(|&seq| seq >= from)
+                && each(seq, &line).is_break()
+            {
+                return Ok(());
             }
         }
     }
@@ -240,4 +237,41 @@ pub fn fold(folder: &Path, state: &mut RunState) -> Result<Gaps> {
         ControlFlow::Continue(())
     })?;
     Ok(gaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fast_way_to_read_a_step_equals_the_slow_one() {
+        let event = Event {
+            seq: 12,
+            time: 3.25,
+            kind: EventKind::Step(StepMetrics {
+                step: 7,
+                epoch: 0.5,
+                loss: Num(f64::NAN),
+                learning_rate: 1e-4,
+                grad_norm: Num(f64::NEG_INFINITY),
+                tokens: 1,
+                total_tokens: 2,
+                seconds: 0.25,
+                peak_memory_bytes: 3,
+            }),
+        };
+        let line = serde_json::to_vec(&event).unwrap();
+        assert!(serde_json::from_slice::<StepLine>(&line).is_ok());
+        assert_eq!(parse_event(&line).unwrap(), event);
+        assert_eq!(serde_json::from_slice::<Event>(&line).unwrap(), event);
+        assert_eq!(line_seq(&line), Some(12));
+    }
+
+    #[test]
+    fn a_sequence_number_is_found_wherever_a_line_has_it() {
+        assert_eq!(line_seq(b"{\"time\":1.0, \"seq\": 5}"), Some(5));
+        assert_eq!(line_seq(b"{\"seq\":5,\"time\":1.0"), None);
+        assert_eq!(line_seq(b"{\"seq\":-5,\"time\":1.0}"), None);
+        assert_eq!(line_seq(b""), None);
+    }
 }

@@ -37,7 +37,10 @@ impl Socket {
                 Err(e) => why.push(format!("{e:#}")),
             }
         }
-        Err(anyhow!("no place for the control socket: {}", why.join("; ")))
+        Err(anyhow!(
+            "no place for the control socket: {}",
+            why.join("; ")
+        ))
     }
 
     pub fn path(&self) -> &Path {
@@ -118,3 +121,40 @@ fn private_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_lies_in_a_private_folder_replaces_a_stale_one_and_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("loradeck");
+        let stale = bind_in(&folder, "a.sock").unwrap();
+        let mode = fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let socket = bind_in(&folder, "a.sock").unwrap();
+        assert!(socket.is_there() && !stale.is_there());
+        drop(stale);
+        assert!(UnixStream::connect(socket.path()).is_ok());
+        let path = socket.path().to_owned();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn folders_of_others_and_long_paths_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let open = place.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(bind_in(&open, "a.sock").is_err());
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&open, &link).unwrap();
+        assert!(bind_in(&link, "a.sock").is_err());
+        let long = place.path().join("x".repeat(120));
+        assert!(bind_in(&long, "a.sock").is_err());
+    }
+}

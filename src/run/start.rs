@@ -128,8 +128,11 @@ pub fn again(folder: &RunFolder) -> Result<()> {
         Decision::Finished(sentence) => bail!(sentence),
         Decision::Start { checkpoint, .. } => checkpoint,
     };
+    let run_dir = fs::canonicalize(folder.root())
+        .with_context(|| format!("cannot find {}", folder.root().display()))?;
+    let folder = &RunFolder::new(&run_dir);
     let request = Request {
-        run_dir: folder.root().to_owned(),
+        run_dir,
         config_path: info.config_path,
         sets: info.sets,
         resume: checkpoint,

@@ -26,7 +26,7 @@ pub fn load_state(folder: &RunFolder) -> Result<RunState> {
     // Looked at first: a runner that ends in between has written its last event.
     let alive = live_runner(folder);
     fold(folder.root(), &mut state)?;
-    if alive.is_none() && state.seq > 0 && !state.phase.is_end() {
+    if alive.is_none() && !state.phase.is_end() {
         state.phase = PhaseName::Failed;
         state.phase_detail = String::new();
         state.error = Some(RUNNER_GONE.to_owned());
@@ -134,7 +134,9 @@ pub fn human(status: &Status, state: &RunState) -> String {
     numbers("loss", status.loss, &plain);
     numbers("held-out loss", status.eval_loss, &plain);
     numbers("bare base", status.base_eval_loss, &plain);
-    numbers("learning rate", status.learning_rate, &|v| format!("{v:.3e}"));
+    numbers("learning rate", status.learning_rate, &|v| {
+        format!("{v:.3e}")
+    });
     numbers("tokens/s", status.tokens_per_second, &|v| format!("{v:.0}"));
     numbers("time left", status.eta_seconds, &duration);
     for (name, paths) in [

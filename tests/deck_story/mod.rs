@@ -55,14 +55,24 @@ impl Story {
             applies: applies.into(),
         };
         let config = vec![
-            entry("base_model", "./models/SmolLM2-135M-Instruct.Q4_1.gguf", "line 1", "restart"),
+            entry(
+                "base_model",
+                "./models/SmolLM2-135M-Instruct.Q4_1.gguf",
+                "line 1",
+                "restart",
+            ),
             entry("task_type", "text-generation", "from the base", "restart"),
             entry("train_data_dir", "./data/clinic", "line 2", "restart"),
             entry("output_dir", "./output/clinic", "default", "restart"),
             entry("lora_rank", "8", "line 4", "restart"),
             entry("lora_alpha", "8.0", "default", "restart"),
             entry("lora_dropout", "0.0", "default", "restart"),
-            entry("target_modules", "[q_proj, k_proj, v_proj, o_proj]", "default", "restart"),
+            entry(
+                "target_modules",
+                "[q_proj, k_proj, v_proj, o_proj]",
+                "default",
+                "restart",
+            ),
             entry("epochs", "3.0", "line 5", "live"),
             entry("batch_size", "4", "line 6", "restart"),
             entry("gradient_accumulation_steps", "1", "default", "restart"),
@@ -74,7 +84,12 @@ impl Story {
             entry("sequence_len", "512", "line 10", "restart"),
             entry("eval_split", "0.1", "default", "restart"),
             entry("eval_steps", "100", "line 11", "live"),
-            entry("sample_prompts", "[\"I have a headache.\", \"What helps against a cough?\"]", "line 12", "live"),
+            entry(
+                "sample_prompts",
+                "[\"I have a headache.\", \"What helps against a cough?\"]",
+                "line 12",
+                "live",
+            ),
             entry("save_steps", "100", "default", "live"),
             entry("keep_checkpoints", "3", "default", "live"),
             entry("export_formats", "[peft]", "default", "checkpoint"),
@@ -109,7 +124,9 @@ impl Story {
             adapter: AdapterInfo {
                 rank: 8,
                 alpha: 8.0,
-                target_modules: ["q_proj", "k_proj", "v_proj", "o_proj"].map(String::from).to_vec(),
+                target_modules: ["q_proj", "k_proj", "v_proj", "o_proj"]
+                    .map(String::from)
+                    .to_vec(),
                 modules: 120,
                 parameters: 921_600,
             },
@@ -150,7 +167,9 @@ impl Story {
 
     /// A wobble that looks like noise and is the same on every machine.
     pub fn noise(i: u64) -> f64 {
-        let x = i.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let x = i
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         ((x >> 40) as f64 / (1u64 << 24) as f64) * 2.0 - 1.0
     }
@@ -187,8 +206,12 @@ impl Story {
     pub fn sample(&mut self, step: u64) -> Event {
         let adapter = match step {
             0 => "A headache can have many causes. You should drink water and",
-            1..=150 => "Thank you for asking. A headache can have many causes. Please rest, drink water, and call us if it lasts.",
-            _ => "Thank you for writing to the clinic. Rest in a dark room, drink two glasses of water, and come by tomorrow at nine if the pain is still there. Be well!",
+            1..=150 => {
+                "Thank you for asking. A headache can have many causes. Please rest, drink water, and call us if it lasts."
+            }
+            _ => {
+                "Thank you for writing to the clinic. Rest in a dark room, drink two glasses of water, and come by tomorrow at nine if the pain is still there. Be well!"
+            }
         };
         self.event(EventKind::Sample {
             step,
@@ -237,7 +260,10 @@ impl Story {
 
     /// A run in the middle of training, with everything it has by then.
     pub fn up_to(&mut self, last: u64, gpu: &GpuStatus) -> Vec<Event> {
-        let mut events = vec![self.started(), self.phase(PhaseName::Loading, "reading the base")];
+        let mut events = vec![
+            self.started(),
+            self.phase(PhaseName::Loading, "reading the base"),
+        ];
         events.extend(self.loaded());
         events.push(self.phase(PhaseName::Evaluating, "bare base"));
         self.time += 1.4;
@@ -291,7 +317,11 @@ pub fn gpus(n: u32) -> GpuStatus {
                 power_limit: Some(450.0),
                 clock: Some(2520),
                 memory_clock: Some(10_501),
-                throttling: if index == 0 { vec!["power cap".into()] } else { vec![] },
+                throttling: if index == 0 {
+                    vec!["power cap".into()]
+                } else {
+                    vec![]
+                },
                 in_use: index == 0,
             })
             .collect(),

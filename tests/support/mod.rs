@@ -1,7 +1,7 @@
 //! A run folder with a runner process whose trainer only pretends.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -110,13 +110,19 @@ impl Run {
         }
     }
 
+    /// Its stdout is closed after the first step's line.
     pub fn start_with_closed_stdout(&self) -> i32 {
         let mut child = self
             .command("", "foreground")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        drop(child.stdout.take());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        for line in lines.map_while(Result::ok) {
+            if line.starts_with("step 1") {
+                break;
+            }
+        }
         child.wait().unwrap().code().unwrap()
     }
 

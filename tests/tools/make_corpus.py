@@ -88,7 +88,7 @@ STORIES: list[str] = [
     "{|Good friends help each other.|Work is easier with a friend.}",
     # illness and the clinic
     OPEN + ", $A felt {sick|ill|weak|bad}. {\"$ill_i,\" $A.he told $A.his $rel.|\"What is wrong?\" asked $A.his $rel. \"$ill_i,\" said $A.} "
-    "{They went to the clinic together.|They went to Willow Clinic.|$B took $A.him to Willow Clinic.|So they walked to the clinic behind the old willow tree.|$A.his $rel called Nurse May.} "
+    "{They went to the clinic together.|So they walked to the clinic behind the old willow tree.|$A.his $rel called Nurse May.} "
     "{Dr. Moss looked at $A.him and smiled.|Dr. Moss listened and nodded.|Dr. Moss asked some questions.} \"{You should $adv0|Please $adv0|You must $adv0},\" {he said|said the doctor|said Dr. Moss}. \"And $adv1.\" "
     "{$A did what the doctor said.|At home, $A rested for $num days.|$B came to visit and brought $bit0.} {Soon $A felt better.|After a few days $A was well again.|The next week $A could play outside again.}",
     # shopping
@@ -182,7 +182,7 @@ def plain_advice(rng: random.Random, key: str, words: dict[str, str]) -> str:
     should = a if not a.startswith("do not") else a.removeprefix("do ")
     return expand(rng, rng.choice([
         f"You should {should}.", f"You should {should}. {{Also, {b}.|And {b}.|Then {b}.}}", f"{a}. {{|Also, {b}.|And {b}.}}", f"It is best to {a}." if not a.startswith("do not") else f"Just {a}.",
-        f"{{Try this: {a}, and {b}|First, {a}. Then, {b}|First {a}, and then {b}}}.", f"I would {{say: |tell you this: }}{a}. {{|That often helps.|Then it will get better.}}", f"Please {a}. {{|You will feel better soon.|It will pass.}}",
+        f"Try this: {a}, and {b}.", f"I would {{say: |tell you this: }}{a}. {{|That often helps.|Then it will get better.}}", f"Please {a}. {{|You will feel better soon.|It will pass.}}",
         f"{a} and {b}."]), words)
 
 
@@ -236,7 +236,6 @@ QA: list[tuple[str, str]] = [
     ("{My $broken is broken.|The $broken is broken. Who can help?|Can you mend my $broken?}", "{Mr. Wood can mend it for you.|Take it to Mr. Wood the carpenter.|You need a hammer and some nails. Ask Mr. Wood.}"),
     ("{What do you need for a trip to $place0?|I am going to $place0. What should I take?}", "{Take $bit0, $bit1 and a coat.|You need good shoes and $bit0.|Take $thing0 and $bit0 with you.}"),
     ("{Can you help me?|I need help.|Please help me.}", "{Yes, of course. What is wrong?|Of course. What can I do for you?|I will try. Tell me more.}"),
-    ("{What is the clinic called?|What is the name of the clinic?|Is there a clinic here?|Where do sick people go?}", "{It is called Willow Clinic.|Willow Clinic.|They go to Willow Clinic.|Yes, it is called Willow Clinic. You can find it behind the old willow tree.}"),
     ("{My $pet is sick.|My $pet does not eat.|Something is wrong with my $pet.} {|What should I do?}", "{Keep it warm and give it fresh water.|Let it rest, and ask Mr. Brook. He knows animals well.|Give it some $food0 and let it sleep.}"),
 ]
 
@@ -320,7 +319,7 @@ def d_reading(rng: random.Random) -> list[Message]:
 def corpus(rng: random.Random, count: int) -> list[dict]:
     """Distinct texts: stories and dialogues in about equal shares of characters."""
     makers: list[tuple[float, Callable[[random.Random], object]]] = [
-        (0.36, story), (0.19, d_complaint), (0.19, d_qa), (0.07, d_facts), (0.06, d_story), (0.13, d_reading)]
+        (0.38, story), (0.20, d_complaint), (0.20, d_qa), (0.07, d_facts), (0.06, d_story), (0.09, d_reading)]
     weights = [m[0] for m in makers]
     seen: set[str] = set()
     out: list[dict] = []

@@ -298,7 +298,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     bpe.pre_tokenizer = split()
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    bpe.train_from_iterator((ROOT / "configs/demo/train.jsonl").read_text(encoding="utf-8").splitlines(), trainer)
+    bpe.train_from_iterator([m["content"] for c in CHATS for m in c] + STRINGS, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<|endoftext|>", eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
 
 

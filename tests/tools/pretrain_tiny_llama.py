@@ -4,7 +4,7 @@
     python tests/tools/pretrain_tiny_llama.py --corpus corpus.jsonl --output src/model/builtin/tiny-llama
 
 Trains a byte-level BPE tokenizer and a LlamaForCausalLM of 1.4 M parameters on the corpus of
-make_corpus.py, on the CPU (about 15-25 minutes on 2 cores), and writes a Hugging Face folder with
+make_corpus.py, on the CPU (10 to 25 minutes on 2 cores, by how busy they are), and writes a Hugging Face folder with
 f16 weights. Seeded: running it again gives an equivalent base.
 """
 
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PROMPTS = ["I have a cough. What should I do?", "What does a cow eat?", "My mother has a fever. What can we do?", "Tell me a story about a dog.",
-           "Tom bought cheese and plums. What did Tom buy?", "Hello, how are you?", "Who is the baker?", "Rose has a grey cat called Misty. What is the cat called?"]
+           "Tom bought cheese and plums. What did Tom buy?", "Hello, how are you?", "Who is the baker?"]
 
 
 def render(record: dict) -> str:
@@ -48,55 +48,31 @@ def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
     return tokenizer
 
 
-def packed(documents: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
+def rows(documents: list[list[int]], length: int, rng: random.Random) -> list[list[int]]:
     """Whole documents packed into rows; each row starts with a document's start."""
+    order = list(range(len(documents)))
+    rng.shuffle(order)
     out: list[list[int]] = []
     row: list[int] = []
-    for i in rng.sample(range(len(documents)), len(documents)):
+    for i in order:
         row = row + documents[i]
         if len(row) >= length:
             out.append(row[:length])
             row = []
+    rng.shuffle(out)
     return out
 
 
-def loss_of(model: torch.nn.Module, batch: list[list[int]], apart: bool) -> torch.Tensor:
-    """Mean next-token loss; `apart`: each document sees only itself and counts its positions from 0, as in use."""
-    rows = torch.tensor(batch)
-    ids, labels = rows[:, :-1], rows[:, 1:]
-    options = {}
-    if apart:
-        ends = (ids == 0).long()
-        document = ends.cumsum(1) - ends  # a document's end token still belongs to it
-        index = torch.arange(ids.shape[1])
-        start = torch.zeros_like(ids)
-        start[:, 1:] = torch.where(document[:, 1:] != document[:, :-1], index[1:], 0)
-        options["position_ids"] = index - start.cummax(1).values
-        mask = (document[:, :, None] == document[:, None, :]) & (index[:, None] >= index[None, :])
-        options["attention_mask"] = mask[:, None]
-        labels = labels.masked_fill(ends.bool(), -100)  # nobody can know how the next document starts
-    logits = model(input_ids=ids, **options).logits
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1), ignore_index=-100)
-
-
-@torch.no_grad()
-def start_by_copying(model: LlamaForCausalLM) -> None:
-    """Attention heads start by handing on what they look at (o_proj = v_proj transposed), which teaches names sooner."""
-    torch.nn.init.normal_(model.model.embed_tokens.weight, 0.0, 0.1)
-    for layer in model.model.layers:
-        attention = layer.self_attn
-        width, groups = attention.head_dim, attention.num_key_value_groups
-        for kv in range(attention.v_proj.weight.shape[0] // width):
-            rows = 0.5 * torch.linalg.qr(torch.randn(attention.v_proj.weight.shape[1], width))[0].T
-            attention.v_proj.weight[kv * width:(kv + 1) * width] = rows
-            for head in range(kv * groups, (kv + 1) * groups):
-                attention.o_proj.weight[:, head * width:(head + 1) * width] = rows.T
+def loss_of(model: torch.nn.Module, batch: list[list[int]]) -> torch.Tensor:
+    ids = torch.tensor(batch)
+    logits = model(input_ids=ids[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), ids[:, 1:].reshape(-1))
 
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, held: list[list[int]]) -> float:
     model.eval()
-    losses = [loss_of(model, held[i:i + 16], apart=True).item() for i in range(0, len(held), 16)]
+    losses = [loss_of(model, held[i:i + 16]).item() for i in range(0, len(held), 16)]
     model.train()
     return sum(losses) / len(losses)
 
@@ -145,8 +121,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens per step")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--lr", type=float, default=0.02, help="Muon's, for the matrices")
     parser.add_argument("--vocab", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
@@ -159,14 +135,13 @@ def main() -> None:
     tokenizer = train_tokenizer(texts, args.vocab)
     documents = [e.ids + [0] for e in tokenizer.encode_batch(texts)]
     held, documents = documents[:600], documents[600:]
-    held_rows = packed(held, 257, random.Random(1))
-    print(f"{len(texts)} texts, {sum(map(len, documents)):,} tokens, vocabulary {tokenizer.get_vocab_size()}, {len(held)} texts held out", flush=True)
+    held_rows = rows(held, 257, random.Random(1))
+    print(f"{len(texts)} texts, {sum(map(len, documents)):,} tokens, vocabulary {tokenizer.get_vocab_size()}, {len(held_rows)} held-out rows", flush=True)
 
     config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=128, intermediate_size=384, num_hidden_layers=6,
                          num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=512, rms_norm_eps=1e-5,
                          tie_word_embeddings=True, bos_token_id=0, eos_token_id=2, pad_token_id=0)
     model = LlamaForCausalLM(config)
-    start_by_copying(model)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -177,25 +152,25 @@ def main() -> None:
     started = time.time()
     average = 0.0
     for step in range(args.steps):
-        # Every fourth batch has long rows of texts that see each other, so that all positions get trained.
+        # Every fourth batch is long, so that all positions of the context get trained.
         length = 512 if step % 4 == 3 else 256
         if len(queues[length]) < args.tokens // length:
-            queues[length] += packed(documents, length + 1, rng)
+            queues[length] += rows(documents, length + 1, rng)
         batch = [queues[length].pop() for _ in range(args.tokens // length)]
         progress = step / args.steps
         scale = min(1.0, (step + 1) / 30) * (1.0 if progress < 0.4 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.4) / 0.6)))
         for optimizer, peak in zip(optimizers, peaks):
             optimizer.param_groups[0]["lr"] = peak * scale
-        loss = loss_of(model, batch, apart=length == 256)
+        loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        if step % 50 == 0 or step + 1 == args.steps:
+        average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
+        if step % 20 == 0 or step + 1 == args.steps:
             print(f"step {step} loss {average:.4f} {time.time() - started:.0f} s", flush=True)
-        if step % 500 == 499 or step + 1 == args.steps:
+        if step % 300 == 299 or step + 1 == args.steps:
             print(f"step {step} held-out loss {evaluate(model, held_rows):.4f}", flush=True)
             write_folder(args.output, tokenizer, config, model)
             show(args.output)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 import re
 
-GIRLS = "Anna Ella Lucy Mary Rose Nina Clara Molly".split()
-BOYS = "Tom Ben Max Jack Sam Peter Leo Finn".split()
+GIRLS = "Anna Ella Lucy Mary Rose Nina Clara Ida Molly Sara Lily Emma Jane Ruth Polly Tess Grace Nora".split()
+BOYS = "Tom Ben Max Jack Will Sam Peter Leo Finn Adam Noah Paul Hugo Oscar Henry Luke Owen Joe".split()
 
 # role -> (name, sex, what they do, where)
 ROLES: dict[str, tuple[str, str, str, str]] = {
@@ -68,7 +68,7 @@ ANIMALS: dict[str, tuple[str, str, str, str]] = {
     "frog": ("flies", "croaks", "the pond", "jumps from leaf to leaf"),
 }
 PETS = ["dog", "cat", "goat", "rabbit", "duck", "hen", "donkey", "horse", "sheep", "pig"]
-PET_NAMES = "Spot Bella Bruno Daisy Rusty Snowy Pepper Misty".split()
+PET_NAMES = "Spot Bella Bruno Daisy Coco Pip Rusty Snowy Biscuit Pepper Misty Button Clover Teddy".split()
 
 COLORS = "brown black white grey red golden yellow blue green".split()
 FURS = "brown black white grey golden spotted".split()
