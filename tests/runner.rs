@@ -168,7 +168,10 @@ fn bad_input_found_by_the_trainer_ends_with_code_2_and_its_sentence() {
         state.error.as_deref(),
         Some("train.jsonl:3: not a record; mend it")
     );
-    assert_eq!(RunInfo::read(&run.folder).unwrap().ended.unwrap().exit_code, 2);
+    assert_eq!(
+        RunInfo::read(&run.folder).unwrap().ended.unwrap().exit_code,
+        2
+    );
 }
 
 #[test]
@@ -333,7 +336,10 @@ fn a_link_fills_the_gap_that_dropped_events_leave() {
         }
     }
     let state = state.unwrap();
-    assert_eq!(state.loss.buckets().iter().map(|b| b.count).sum::<u64>(), 9000);
+    assert_eq!(
+        state.loss.buckets().iter().map(|b| b.count).sum::<u64>(),
+        9000
+    );
     drop(runner);
 }
 
@@ -403,7 +409,10 @@ fn bad_lines_are_refused_and_never_end_the_run_or_the_conversation() {
     refused(b"[1,2,3]", 0);
     refused(b"\xff\xfe\x00", 0);
     refused(b"{\"type\":\"launch\",\"id\":7}", 7);
-    refused(b"{\"type\":\"query\",\"id\":3,\"query\":{\"name\":\"config_file\"}}", 3);
+    refused(
+        b"{\"type\":\"query\",\"id\":3,\"query\":{\"name\":\"config_file\"}}",
+        3,
+    );
     refused(&vec![b'['; 100_000], 0);
     let hello = ClientMessage::Hello {
         version: VERSION,
@@ -542,9 +551,20 @@ fn a_nan_loss_survives_log_socket_and_status() {
     assert_eq!(json["grad_norm"], "Infinity");
     assert_eq!(json["phase"], "done");
     for key in [
-        "run", "pid", "step", "total_steps", "epoch", "eval_loss", "base_eval_loss",
-        "learning_rate", "tokens_per_second", "eta_seconds", "peak_memory_bytes", "checkpoints",
-        "exports", "error",
+        "run",
+        "pid",
+        "step",
+        "total_steps",
+        "epoch",
+        "eval_loss",
+        "base_eval_loss",
+        "learning_rate",
+        "tokens_per_second",
+        "eta_seconds",
+        "peak_memory_bytes",
+        "checkpoints",
+        "exports",
+        "error",
     ] {
         assert!(json.get(key).is_some(), "{key} is missing");
     }

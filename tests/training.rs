@@ -15,7 +15,12 @@ fn a_run_reports_evaluates_samples_saves_and_exports() {
         "epochs: 2\nsave_steps: 5\neval_steps: 4\nsample_steps: 4\nsample_prompts: [\"I have a cough.\"]",
     );
     let (outcome, events) = run.train(None);
-    for e in &events { println!("{}", serde_json::to_string(e).unwrap()); }
+    for e in &events {
+        println!("{}", serde_json::to_string(e).unwrap());
+    }
     assert_eq!(outcome.unwrap(), Outcome::Done);
-    assert!(matches!(events.last(), Some(EventKind::Finished { step: 18, .. })));
+    assert!(matches!(
+        events.last(),
+        Some(EventKind::Finished { step: 18, .. })
+    ));
 }

@@ -118,10 +118,7 @@ mod tests {
     }
 
     fn monitor(readings: Vec<Vec<GpuReading>>, visible: Option<&str>) -> GpuMonitor {
-        GpuMonitor::new(
-            Ok(Box::new(Recorded(readings))),
-            visible.map(str::to_owned),
-        )
+        GpuMonitor::new(Ok(Box::new(Recorded(readings))), visible.map(str::to_owned))
     }
 
     fn used(status: GpuStatus) -> Vec<bool> {

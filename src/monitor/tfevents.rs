@@ -113,7 +113,9 @@ pub fn write_record(out: &mut impl Write, event: &Event) -> io::Result<()> {
 
 /// CRC-32C, rotated and shifted as TFRecord wants it.
 fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
 }
 
 #[cfg(test)]

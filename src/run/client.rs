@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::protocol::{
-    ClientMessage, Command, EventKind, Reply, RunState, ServerMessage, VERSION,
-};
+use crate::protocol::{ClientMessage, Command, EventKind, Reply, RunState, ServerMessage, VERSION};
 
 use super::folder::{RunFolder, RunInfo};
 use super::link::{next_id, own_name, write_line};

@@ -48,6 +48,9 @@ mod tests {
         let kill = |texts: &[&str]| says_kill(texts.iter().map(|&t| t.to_owned()));
         assert!(!kill(&["[Login]\n#KillUserProcesses=yes\n"]));
         assert!(kill(&["[Login]\nKillUserProcesses=yes\n"]));
-        assert!(!kill(&["KillUserProcesses=yes\n", "KillUserProcesses=no\n"]));
+        assert!(!kill(&[
+            "KillUserProcesses=yes\n",
+            "KillUserProcesses=no\n"
+        ]));
     }
 }

@@ -219,10 +219,7 @@ impl Server {
                 (ClientMessage::Hello { .. }, Some(_)) => {
                     say(queue, 0, refusal("hello was said already"));
                 }
-                (
-                    ClientMessage::Command { id, .. } | ClientMessage::Query { id, .. },
-                    None,
-                ) => {
+                (ClientMessage::Command { id, .. } | ClientMessage::Query { id, .. }, None) => {
                     say(queue, id, refusal("the first line must be a hello"));
                 }
                 (ClientMessage::Command { id, command }, Some(hello)) => {

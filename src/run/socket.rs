@@ -37,7 +37,10 @@ impl Socket {
                 Err(e) => why.push(format!("{e:#}")),
             }
         }
-        Err(anyhow!("no place for the control socket: {}", why.join("; ")))
+        Err(anyhow!(
+            "no place for the control socket: {}",
+            why.join("; ")
+        ))
     }
 
     pub fn path(&self) -> &Path {
@@ -117,4 +120,3 @@ fn private_folder(folder: &Path) -> Result<()> {
     }
     Ok(())
 }
-

@@ -134,7 +134,9 @@ pub fn human(status: &Status, state: &RunState) -> String {
     numbers("loss", status.loss, &plain);
     numbers("held-out loss", status.eval_loss, &plain);
     numbers("bare base", status.base_eval_loss, &plain);
-    numbers("learning rate", status.learning_rate, &|v| format!("{v:.3e}"));
+    numbers("learning rate", status.learning_rate, &|v| {
+        format!("{v:.3e}")
+    });
     numbers("tokens/s", status.tokens_per_second, &|v| format!("{v:.0}"));
     numbers("time left", status.eta_seconds, &duration);
     for (name, paths) in [

@@ -91,8 +91,9 @@ impl Store {
                 });
             }
             Query::Events { from, to, limit } => self.events(from, to, limit),
-            Query::RunnerLog { lines } => last_lines(&self.folder.runner_log(), lines)
-                .map(|lines| Reply::RunnerLog { lines }),
+            Query::RunnerLog { lines } => {
+                last_lines(&self.folder.runner_log(), lines).map(|lines| Reply::RunnerLog { lines })
+            }
             Query::ConfigFile => self.config_file(),
         };
         answer.give(reply.unwrap_or_else(|e| refusal(format!("{e:#}"))));

@@ -12,9 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use loradeck::config::{self, RunConfig};
 use loradeck::error::input_error;
-use loradeck::protocol::{
-    self, Event, EventKind, Level, Message, Num, PhaseName, StepMetrics,
-};
+use loradeck::protocol::{self, Event, EventKind, Level, Message, Num, PhaseName, StepMetrics};
 use loradeck::run::client::Client;
 use loradeck::run::folder::RunFolder;
 use loradeck::run::link::{Link, Update};
@@ -136,7 +134,11 @@ impl Run {
         for file in files {
             let text = fs::read_to_string(file).unwrap();
             let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            events.extend(whole.lines().map(|l| serde_json::from_str::<Event>(l).unwrap()));
+            events.extend(
+                whole
+                    .lines()
+                    .map(|l| serde_json::from_str::<Event>(l).unwrap()),
+            );
         }
         events
     }
@@ -186,7 +188,12 @@ impl Runner {
         let code = self.wait();
         let mut text = String::new();
         let mut child = self.child.lock().unwrap();
-        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         (code, text)
     }
 }

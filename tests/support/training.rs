@@ -58,7 +58,9 @@ impl Run {
             "sequence_len: 64",
         ] {
             let key = line.split(':').next().unwrap();
-            let given = settings.lines().any(|l| l.trim().starts_with(&format!("{key}:")));
+            let given = settings
+                .lines()
+                .any(|l| l.trim().starts_with(&format!("{key}:")));
             if !given {
                 text += &format!("{line}\n");
             }
