@@ -184,8 +184,10 @@ fn a_run_is_started_paused_resumed_saved_detached_attached_and_stopped_by_keys()
             .any(|e| e["type"] == "sample" && e["step"].as_u64() == Some(held))
     });
     deck.keys("?");
-    deck.wait_for("help");
+    deck.wait_for("shift-tab");
+    // Escape and a letter that follow at once would be one key: Alt and the letter.
     deck.keys("\x1b");
+    deck.wait_until("the help gone", |s| !s.contains("Shift-Tab"));
     deck.keys("p");
     deck.wait_for("training");
     scratch.wait_for_step(held + 1);

@@ -362,10 +362,24 @@ fn rows(bytes: &[u8]) -> Vec<(usize, Raw)> {
         Err(_) => return vec![(1, not_utf8())],
     };
     let mut found = Vec::new();
+    // The reader's own line is one too small after CRLF: its place is then between the two bytes.
+    let (mut counted, mut line_at) = (0, 1);
+    let mut line_of = |position: Option<&csv::Position>| {
+        let mut at = position.map_or(0, |p| p.byte() as usize).min(bytes.len());
+        while bytes.get(at).is_some_and(|b| b"\r\n".contains(b)) {
+            at += 1;
+        }
+        line_at += bytes[counted..at.max(counted)]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
+        counted = at.max(counted);
+        line_at
+    };
     for record in reader.byte_records() {
         match record {
             Ok(record) => {
-                let line = record.position().map_or(1, |p| p.line() as usize);
+                let line = line_of(record.position());
                 let mut row = Map::new();
                 let mut bad = false;
                 for (key, cell) in header.iter().zip(record.iter()) {
@@ -377,7 +391,7 @@ fn rows(bytes: &[u8]) -> Vec<(usize, Raw)> {
                 found.push((line, if bad { not_utf8() } else { Raw::Row(row) }));
             }
             Err(e) => {
-                let line = e.position().map_or(1, |p| p.line() as usize);
+                let line = line_of(e.position());
                 let reason = match e.kind() {
                     csv::ErrorKind::UnequalLengths {
                         expected_len, len, ..

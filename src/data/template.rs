@@ -277,3 +277,55 @@ impl Write for Bounded {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::formats::Role;
+
+    /// The fixture is made by `tests/tools/make_chat_fixtures.py`.
+    #[test]
+    fn templates_render_as_transformers_renders_them() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/chat_templates.json"
+        );
+        let cases: Vec<serde_json::Value> =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        assert!(cases.len() > 40);
+        for case in cases {
+            let messages: Vec<Message> = case["messages"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|m| Message {
+                    role: match m["role"].as_str().unwrap() {
+                        "system" => Role::System,
+                        "user" => Role::User,
+                        _ => Role::Assistant,
+                    },
+                    content: m["content"].as_str().unwrap().to_owned(),
+                })
+                .collect();
+            let source = case["template"].as_str().unwrap();
+            let template = ChatTemplate::compile(source, "<s>".into(), "</s>".into()).unwrap();
+            let open_turn = case["add_generation_prompt"].as_bool().unwrap();
+            assert_eq!(
+                template.render(&messages, open_turn).as_deref(),
+                Ok(case["rendered"].as_str().unwrap()),
+                "{}",
+                case["name"]
+            );
+        }
+    }
+
+    #[test]
+    fn dates_and_json_are_those_of_python() {
+        let source = "{{ strftime_now('%d %b %Y, %A %B %m/%y 100%%') }} {{ {'a': [1, '<é>'], 'b': none} | tojson }} {{ [1, {}] | tojson(indent=2) }}";
+        let template = ChatTemplate::compile(source, String::new(), String::new()).unwrap();
+        assert_eq!(
+            template.render(&[], false).unwrap(),
+            "26 Jul 2024, Friday July 07/24 100% {\"a\": [1, \"<é>\"], \"b\": null} [\n  1,\n  {}\n]"
+        );
+    }
+}

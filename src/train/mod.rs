@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 pub use device::{dtype, open_device};
 pub use export::{export, export_checkpoint};
 pub use plan::Plan;
-pub use preflight::{format_name, formats, parse_formats};
+pub use preflight::{Preflight, format_name, formats, parse_formats, preflight};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};

@@ -28,7 +28,7 @@ pub(super) fn check(
     for folder in [&folders.checkpoints, &folders.samples, &folders.exports] {
         writable(folder)?;
     }
-    space(config, set, plan, folders)
+    Ok(space(config, set.parameters(), plan, &folders.checkpoints)?.warnings)
 }
 
 /// Whether the adapter of a language model can be written in all of these formats.
@@ -100,27 +100,47 @@ fn writable(folder: &Path) -> Result<()> {
         })
 }
 
-/// Bytes of one checkpoint of this adapter: its numbers and two moments in f32.
-fn checkpoint_bytes(set: &LoraSet) -> u64 {
-    set.parameters() * 4 * 3 + OVERHEAD
+/// What a run will need where its folder lies.
+#[derive(Clone, Debug)]
+pub struct Preflight {
+    pub checkpoint_bytes: u64,
+    /// Checkpoints that will be there at once, at most.
+    pub checkpoints: u64,
+    pub export_bytes: u64,
+    pub free_bytes: u64,
+    pub warnings: Vec<String>,
 }
 
-fn space(config: &RunConfig, set: &LoraSet, plan: Plan, folders: &Folders) -> Result<Vec<String>> {
-    let stat = rustix::fs::statvfs(&folders.checkpoints).with_context(|| {
-        format!(
-            "asking for the space left at {}",
-            folders.checkpoints.display()
-        )
-    })?;
+/// Proves, before a run's folder exists, that its checkpoints and exports can be written. Leaves
+/// nothing behind.
+///
+/// # Errors
+/// As the check before the first step: formats, a folder that cannot be written, too little space.
+pub fn preflight(config: &RunConfig, adapter_parameters: u64, plan: Plan) -> Result<Preflight> {
+    formats(&config.export_formats)?;
+    let there = config
+        .output_dir
+        .ancestors()
+        .find(|folder| folder.is_dir())
+        .unwrap_or(Path::new("/"));
+    writable(there)?;
+    space(config, adapter_parameters, plan, there)
+}
+
+/// `at`: a folder on the disk that the run writes to.
+fn space(config: &RunConfig, parameters: u64, plan: Plan, at: &Path) -> Result<Preflight> {
+    let stat = rustix::fs::statvfs(at)
+        .with_context(|| format!("asking for the space left at {}", at.display()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let one = checkpoint_bytes(set);
-    let exports = set.parameters() * 4 + OVERHEAD;
+    // The adapter's numbers and two moments in f32.
+    let one = parameters * 4 * 3 + OVERHEAD;
+    let exports = parameters * 4 + OVERHEAD;
     // A new checkpoint is whole before an old one goes.
     let least = 2 * one + exports;
     if free < least {
         return Err(input_error(format!(
             "output_dir: {} has {} free, two checkpoints and an export of this adapter need {}: free some space or choose another output_dir",
-            folders.checkpoints.display(),
+            at.display(),
             mebibytes(free),
             mebibytes(least)
         )));
@@ -129,16 +149,23 @@ fn space(config: &RunConfig, set: &LoraSet, plan: Plan, folders: &Folders) -> Re
     let kept = config
         .keep_checkpoints
         .map_or(scheduled, |keep| scheduled.min(keep as u64 + 1));
-    let all = kept.saturating_mul(one) + exports;
-    Ok(if free < all {
+    let all = kept.saturating_mul(one).saturating_add(exports);
+    let warnings = if free < all {
         vec![format!(
             "{kept} checkpoints of this run need {}, {} has {} free: set keep_checkpoints or a larger save_steps",
             mebibytes(all),
-            folders.checkpoints.display(),
+            at.display(),
             mebibytes(free)
         )]
     } else {
         Vec::new()
+    };
+    Ok(Preflight {
+        checkpoint_bytes: one,
+        checkpoints: kept,
+        export_bytes: exports,
+        free_bytes: free,
+        warnings,
     })
 }
 

@@ -48,6 +48,8 @@ pub(super) fn open(
         }));
     };
     preflight::formats(&config.export_formats)?;
+    checkpoint::remove_leftovers(&folders.checkpoints)?;
+    checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
     if let (Some(state), Some(path)) = (&state, resume) {
         reporter.emit(EventKind::Resumed {

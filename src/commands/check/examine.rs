@@ -1,0 +1,305 @@
+//! Everything that can be said of a run before it begins.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, LoadedConfig, Problem, RunConfig, TargetModules};
+use crate::data::{self, BadRecord, Batches, Dataset};
+use crate::model::{self, Description, MemoryEstimate};
+use crate::protocol::DataStatistics;
+use crate::train::{Plan, Preflight, preflight};
+
+/// What `check` found. Parts that could not be looked at for problems before them are `None`.
+#[derive(Default)]
+pub(super) struct Report {
+    pub path: PathBuf,
+    pub problems: Vec<Problem>,
+    pub warnings: Vec<Problem>,
+    pub loaded: Option<LoadedConfig>,
+    pub base: Option<Description>,
+    pub data: Option<Data>,
+    pub adapter: Option<Adapter>,
+    pub plan: Option<Plan>,
+    pub memory: Option<Memory>,
+    pub disk: Option<Preflight>,
+    pub trial: Vec<super::trial::Step>,
+}
+
+pub(super) struct Data {
+    pub statistics: DataStatistics,
+    pub bad: Vec<BadRecord>,
+}
+
+pub(super) struct Adapter {
+    pub rank: usize,
+    /// As PEFT names them.
+    pub target_modules: Vec<String>,
+    pub modules: usize,
+    pub parameters: u64,
+}
+
+pub(super) struct Memory {
+    pub estimate: MemoryEstimate,
+    /// Bytes of the longest micro-batch are estimated for this many tokens a row.
+    pub row_tokens: usize,
+    /// What the machine can still give; `None` where the system does not tell.
+    pub available: Option<u64>,
+}
+
+/// How an estimate fits what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    Safe,
+    Tight,
+    WillNotFit,
+}
+
+impl Memory {
+    pub fn fit(&self) -> Option<Fit> {
+        let (needed, available) = (self.estimate.total() as f64, self.available? as f64);
+        Some(if needed > available {
+            Fit::WillNotFit
+        } else if needed > 0.8 * available {
+            Fit::Tight
+        } else {
+            Fit::Safe
+        })
+    }
+}
+
+/// Looks at a config and all it names.
+pub(super) fn examine(path: &Path, sets: &[String]) -> Report {
+    let mut report = Report {
+        path: path.to_owned(),
+        ..Report::default()
+    };
+    match config::load(path, sets) {
+        Ok(loaded) => {
+            report.warnings.extend(loaded.warnings.iter().cloned());
+            report.problems.extend(loaded.not_built());
+            report.loaded = Some(loaded);
+        }
+        Err(problems) => report.problems = problems,
+    }
+    if let Some(loaded) = report.loaded.take() {
+        if report.problems.is_empty() {
+            report.look_at_run(&loaded);
+        }
+        report.loaded = Some(loaded);
+    }
+    report.problems.sort_by_key(|p| (p.line == 0, p.line));
+    report
+}
+
+impl Report {
+    fn look_at_run(&mut self, loaded: &LoadedConfig) {
+        let config = &loaded.config;
+        self.base = self.keep(loaded, "base_model", model::describe(&config.base_model));
+        let tokenizer = match &self.base {
+            Some(_) => {
+                let opened = model::open_tokenizer(&config.base_model);
+                self.keep(loaded, "base_model", opened)
+            }
+            None => None,
+        };
+        if let Some(tokenizer) = tokenizer {
+            let read = data::load(config, &tokenizer);
+            if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
+                self.look_at_data(loaded, dataset);
+            }
+        }
+        self.look_at_adapter(loaded);
+    }
+
+    /// The value, or its error as a problem of `key`.
+    fn keep<T>(
+        &mut self,
+        loaded: &LoadedConfig,
+        key: &str,
+        result: anyhow::Result<T>,
+    ) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let text = format!("{error:#}");
+                // A sentence may begin with the key it blames.
+                let blamed = text
+                    .split_once(": ")
+                    .map(|(start, _)| start.to_owned())
+                    .filter(|start| loaded.entries.iter().any(|e| e.key == *start));
+                let key = blamed.as_deref().unwrap_or(key);
+                self.problems.push(at_key(loaded, key, text, String::new()));
+                None
+            }
+        }
+    }
+
+    fn look_at_data(&mut self, loaded: &LoadedConfig, dataset: Dataset) {
+        let config = &loaded.config;
+        let Dataset {
+            train,
+            statistics,
+            bad,
+            ..
+        } = dataset;
+        if !bad.is_empty() && !config.skip_bad_records {
+            let message = format!(
+                "{} of {} records cannot be used",
+                bad.len(),
+                bad.len() as u64 + statistics.train_records + statistics.eval_records
+            );
+            let fix = "mend them (listed below), or leave them out with `skip_bad_records: true`";
+            self.problems
+                .push(at_key(loaded, "train_data_dir", message, fix.into()));
+        }
+        for warning in &statistics.warnings {
+            self.warnings.push(at_key(
+                loaded,
+                "train_data_dir",
+                warning.clone(),
+                String::new(),
+            ));
+        }
+        let batches = Batches::new(config.seed, config.batch_size, train.len());
+        let plan = Plan::new(config, &batches);
+        if config.warmup_steps >= plan.total_steps {
+            self.warnings.push(at_key(
+                loaded,
+                "warmup_steps",
+                format!(
+                    "`warmup_steps: {}` is the whole run: it has {} steps",
+                    config.warmup_steps, plan.total_steps
+                ),
+                "write a smaller number, or more `epochs`".into(),
+            ));
+        }
+        self.plan = Some(plan);
+        self.data = Some(Data { statistics, bad });
+    }
+
+    fn look_at_adapter(&mut self, loaded: &LoadedConfig) {
+        let config = &loaded.config;
+        let Some(base) = self.base.clone() else {
+            return;
+        };
+        let (all, names) = match &config.target_modules {
+            TargetModules::AllLinear => (true, &[][..]),
+            TargetModules::Names(names) => (false, names.as_slice()),
+        };
+        let matched = model::match_targets(&base.config, all, names, config.layers);
+        let Some(modules) = self.keep(loaded, "target_modules", matched) else {
+            return;
+        };
+        let parameters = modules
+            .iter()
+            .map(|(_, inputs, outputs)| (config.lora_rank * (inputs + outputs)) as u64)
+            .sum();
+        let narrowest = modules.iter().map(|(_, i, o)| *i.min(o)).min().unwrap_or(0);
+        if config.lora_rank > narrowest {
+            self.warnings.push(at_key(
+                loaded,
+                "lora_rank",
+                format!(
+                    "`lora_rank: {}` is more than the {narrowest} that the narrowest module can use",
+                    config.lora_rank
+                ),
+                "write a smaller one".into(),
+            ));
+        }
+        let context = base.config.max_position_embeddings;
+        if config.sequence_len > context
+            && self
+                .data
+                .as_ref()
+                .is_some_and(|d| d.statistics.max_length > context as u64)
+        {
+            self.warnings.push(at_key(
+                loaded,
+                "sequence_len",
+                format!("records are longer than the {context} tokens the base was made for"),
+                format!("write `sequence_len: {context}`"),
+            ));
+        }
+        self.adapter = Some(Adapter {
+            rank: config.lora_rank,
+            target_modules: model::target_names(&base.config, &modules),
+            modules: modules.len(),
+            parameters,
+        });
+        self.look_at_memory(loaded, &base, parameters);
+        if let Some(plan) = self.plan {
+            let disk = preflight(config, parameters, plan);
+            self.disk = self.keep(loaded, "output_dir", disk);
+            for warning in self.disk.iter().flat_map(|d| d.warnings.clone()) {
+                self.warnings
+                    .push(at_key(loaded, "output_dir", warning, String::new()));
+            }
+        }
+    }
+
+    fn look_at_memory(&mut self, loaded: &LoadedConfig, base: &Description, parameters: u64) {
+        let config = &loaded.config;
+        let Some(data) = &self.data else { return };
+        let row_tokens = (data.statistics.max_length as usize).min(config.sequence_len);
+        let rows = config
+            .batch_size
+            .min(data.statistics.train_records.max(1) as usize);
+        let recompute = recomputes(config);
+        let memory = Memory {
+            estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),
+            row_tokens,
+            available: available_memory(),
+        };
+        let advice = if recompute {
+            "write a smaller `batch_size` (and more `gradient_accumulation_steps`) or `sequence_len`"
+        } else {
+            "write `gradient_checkpointing: true`, or a smaller `batch_size` or `sequence_len`"
+        };
+        let verdict = match memory.fit() {
+            Some(Fit::WillNotFit) => "will hardly fit",
+            Some(Fit::Tight) => "is tight",
+            _ => "",
+        };
+        if !verdict.is_empty() {
+            self.warnings.push(at_key(
+                loaded,
+                "batch_size",
+                format!("the run's memory {verdict}"),
+                advice.into(),
+            ));
+        }
+        self.memory = Some(memory);
+    }
+}
+
+/// Whether blocks compute their activations again: as asked, else on a GPU.
+fn recomputes(config: &RunConfig) -> bool {
+    let gpu = matches!(config.device, config::DeviceChoice::Cuda(_));
+    config.gradient_checkpointing.unwrap_or(gpu)
+}
+
+/// Bytes that the machine, or the container around this process, can still give.
+fn available_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);
+    let container = system.cgroup_limits().map(|limits| limits.free_memory);
+    machine.into_iter().chain(container).min()
+}
+
+/// A problem at the line of a key, or at none where the file does not give it.
+fn at_key(loaded: &LoadedConfig, key: &str, message: String, fix: String) -> Problem {
+    let line = loaded
+        .entries
+        .iter()
+        .find(|e| e.key == key)
+        .and_then(|e| e.source.strip_prefix("line ")?.parse().ok())
+        .unwrap_or(0);
+    Problem {
+        path: loaded.path.clone(),
+        line,
+        column: usize::from(line > 0),
+        key: key.to_owned(),
+        message,
+        fix,
+    }
+}

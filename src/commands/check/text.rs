@@ -1,0 +1,349 @@
+//! The report for a person.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use unicode_width::UnicodeWidthStr;
+
+use super::examine::{Fit, Report};
+use super::trial::Step;
+use crate::config::Problem;
+use crate::protocol::DataStatistics;
+
+/// What the terminal can show.
+pub(super) struct Look {
+    pub unicode: bool,
+}
+
+impl Look {
+    /// By the locale, as terminals themselves decide.
+    pub fn of_terminal() -> Self {
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|value| !value.is_empty())
+            .unwrap_or_default()
+            .to_lowercase();
+        Look {
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        }
+    }
+}
+
+/// Everything but the last line.
+pub(super) fn report(report: &Report, look: &Look) -> String {
+    let mut out = String::new();
+    for (word, problems) in [("error", &report.problems), ("warning", &report.warnings)] {
+        for problem in problems {
+            write_problem(&mut out, word, problem);
+        }
+    }
+    if let Some(loaded) = &report.loaded {
+        heading(&mut out, "Config");
+        let width = |f: fn(&crate::protocol::ConfigEntry) -> &str| {
+            let widths = loaded.entries.iter().map(|e| f(e).width().min(48));
+            widths.max().unwrap_or(0)
+        };
+        let (keys, values) = (width(|e| &e.key), width(|e| &e.value));
+        for entry in &loaded.entries {
+            let value = shortened(&entry.value, values.max(20));
+            let space = " ".repeat(values.saturating_sub(value.width()));
+            let _ = writeln!(
+                out,
+                "  {:keys$}  {value}{space}  {}",
+                entry.key, entry.source
+            );
+        }
+    }
+    if let Some(base) = &report.base {
+        heading(&mut out, "Base");
+        let config = &base.config;
+        let _ = writeln!(
+            out,
+            "  {}: {}, {} parameters in {} ({}, {})",
+            relative(Path::new(&base.name)),
+            config.architecture,
+            grouped(base.parameters),
+            base.dtype,
+            base.format,
+            bytes(base.bytes)
+        );
+        let _ = writeln!(
+            out,
+            "  {} layers, hidden size {}, {} heads ({} for keys and values), vocabulary {}, made \
+             for {} tokens",
+            config.layers,
+            config.hidden_size,
+            config.heads,
+            config.kv_heads,
+            grouped(config.vocab_size as u64),
+            grouped(config.max_position_embeddings as u64)
+        );
+    }
+    if let Some(data) = &report.data {
+        heading(&mut out, "Data");
+        write_data(&mut out, &data.statistics, look);
+        if !data.bad.is_empty() {
+            let _ = writeln!(out, "  {} bad:", plural(data.bad.len() as u64, "record"));
+            for bad in &data.bad {
+                let _ = writeln!(out, "    {bad}");
+            }
+        }
+    }
+    if let Some(adapter) = &report.adapter {
+        heading(&mut out, "Adapter");
+        let names = adapter.target_modules.join(", ");
+        let _ = writeln!(
+            out,
+            "  rank {} on {} ({}): {} parameters",
+            adapter.rank,
+            plural(adapter.modules as u64, "module"),
+            shortened(&names, 60),
+            grouped(adapter.parameters)
+        );
+    }
+    write_run(&mut out, report);
+    out
+}
+
+fn write_run(out: &mut String, report: &Report) {
+    let Some(config) = report.loaded.as_ref().map(|l| &l.config) else {
+        return;
+    };
+    if let Some(plan) = report.plan {
+        heading(out, "Run");
+        let rows = config.batch_size * config.gradient_accumulation_steps;
+        let _ = writeln!(
+            out,
+            "  {} in all, {} an epoch; {} a step",
+            plural(plan.total_steps, "step"),
+            grouped(plan.steps_per_epoch),
+            plural(rows as u64, "record")
+        );
+    }
+    if let Some(memory) = &report.memory {
+        let part = memory.estimate;
+        let verdict = match (memory.fit(), memory.available) {
+            (Some(fit), Some(available)) => format!(
+                " of {} available: {}",
+                bytes(available),
+                match fit {
+                    Fit::Safe => "safe",
+                    Fit::Tight => "tight",
+                    Fit::WillNotFit => "will not fit",
+                }
+            ),
+            _ => String::new(),
+        };
+        let _ = writeln!(out, "  memory: about {}{verdict}", bytes(part.total()));
+        let _ = writeln!(
+            out,
+            "    base {}, adapter and gradients {}, optimizer {}, activations {} (rows of {} \
+             tokens), logits {}",
+            bytes(part.weights),
+            bytes(part.adapter),
+            bytes(part.optimizer),
+            bytes(part.activations),
+            grouped(memory.row_tokens as u64),
+            bytes(part.logits)
+        );
+    }
+    if let Some(disk) = &report.disk {
+        let _ = writeln!(
+            out,
+            "  disk: {} of about {}, an export of {}; {} free",
+            plural(disk.checkpoints, "checkpoint"),
+            bytes(disk.checkpoint_bytes),
+            bytes(disk.export_bytes),
+            bytes(disk.free_bytes)
+        );
+        let formats: Vec<&str> = config
+            .export_formats
+            .iter()
+            .map(|f| crate::train::format_name(*f))
+            .collect();
+        let _ = writeln!(
+            out,
+            "  export: {} into {}, possible",
+            formats.join(", "),
+            relative(&config.output_dir.join("exports"))
+        );
+    }
+}
+
+fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
+    let formats: Vec<String> = data
+        .formats
+        .iter()
+        .map(|(format, count)| format!("{} {format}", grouped(*count)))
+        .collect();
+    let records = data.train_records + data.eval_records;
+    let _ = writeln!(
+        out,
+        "  {} in {} ({}): {} to train on, {} held out",
+        plural(records, "record"),
+        plural(data.files, "file"),
+        formats.join(", "),
+        grouped(data.train_records),
+        grouped(data.eval_records)
+    );
+    let share = 100.0 * data.trained_tokens as f64 / data.tokens.max(1) as f64;
+    let _ = writeln!(
+        out,
+        "  {} tokens, {} of them trained on ({share:.0} %)",
+        grouped(data.tokens),
+        grouped(data.trained_tokens)
+    );
+    let _ = writeln!(
+        out,
+        "  tokens of a record: {} to {}, median {}, 95 % up to {}; {} cut, {} repeated, {} left out",
+        data.min_length,
+        data.max_length,
+        data.median_length,
+        data.p95_length,
+        data.truncated,
+        data.duplicates,
+        data.skipped
+    );
+    let most = data.lengths.iter().map(|b| b.count).max().unwrap_or(0);
+    let bar = if look.unicode { "█" } else { "#" };
+    for bucket in &data.lengths {
+        let range = match bucket.to - bucket.from {
+            1 => bucket.from.to_string(),
+            _ => format!("{}-{}", bucket.from, bucket.to - 1),
+        };
+        let length = (bucket.count * 40).div_ceil(most.max(1)) as usize;
+        let line = format!("  {range:>13} {} {}", bar.repeat(length), bucket.count);
+        let _ = writeln!(out, "{line}");
+    }
+}
+
+/// One step of a trial.
+pub(super) fn trial_step(step: &Step, look: &Look) -> String {
+    let mark = match (step.outcome.is_ok(), look.unicode) {
+        (true, true) => "✓",
+        (true, false) => "ok",
+        (false, true) => "✗",
+        (false, false) => "FAILED",
+    };
+    let (Ok(detail) | Err(detail)) = &step.outcome;
+    let heading = if step.first { "\nTrial\n" } else { "" };
+    format!(
+        "{heading}  {mark} {:<22} {:>7.2} s  {}\n",
+        step.name,
+        step.seconds,
+        shortened(detail, 200)
+    )
+}
+
+/// The last line.
+pub(super) fn verdict(report: &Report, tried: bool) -> String {
+    let problems = plural(report.problems.len() as u64, "error");
+    let warnings = plural(report.warnings.len() as u64, "warning");
+    let config = report.path.display();
+    if !report.problems.is_empty() {
+        let untried = if tried { "; not tried out" } else { "" };
+        return format!("\n{config}: {problems}, {warnings}{untried}\n");
+    }
+    if report.trial.iter().any(|step| step.outcome.is_err()) {
+        return format!("\n{config}: the trial failed, {warnings}\n");
+    }
+    let done = if tried { "tried out, " } else { "" };
+    format!("\n{config}: {done}no errors, {warnings}; start it with `loradeck train {config}`\n")
+}
+
+fn write_problem(out: &mut String, word: &str, problem: &Problem) {
+    let place = match problem.line {
+        0 => relative(&problem.path),
+        line => format!("{}:{line}:{}", relative(&problem.path), problem.column),
+    };
+    let _ = writeln!(out, "{place}: {word}: {}", problem.message);
+    if !problem.fix.is_empty() {
+        let _ = writeln!(out, "    fix: {}", problem.fix);
+    }
+}
+
+fn heading(out: &mut String, title: &str) {
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    out.push_str(title);
+    out.push('\n');
+}
+
+/// The path as seen from the working directory, where it lies below that.
+fn relative(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let below = path.strip_prefix(&here).ok();
+    below
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    let one_line = text.replace(['\n', '\r'], " ");
+    if one_line.width() <= width {
+        return one_line;
+    }
+    let mut out = String::new();
+    for c in one_line.chars() {
+        if out.width() + 4 > width {
+            break;
+        }
+        out.push(c);
+    }
+    out + "..."
+}
+
+fn plural(count: u64, word: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{} {word}{s}", grouped(count))
+}
+
+/// 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(3 << 30), "3.0 GiB");
+        assert_eq!(plural(1, "step"), "1 step");
+        assert_eq!(shortened("a\nb", 10), "a b");
+        assert_eq!(shortened("abcdefghij", 8), "abcde...");
+    }
+}

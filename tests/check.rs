@@ -1,0 +1,207 @@
+//! `loradeck check` as a person runs it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn check(arguments: &[&str], temporary: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loradeck"))
+        .arg("check")
+        .args(arguments)
+        .current_dir(ROOT)
+        .env("TMPDIR", temporary)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A config file in `folder`.
+fn written(folder: &Path, yaml: &str) -> String {
+    let path = folder.join("run.yaml");
+    std::fs::write(&path, yaml).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_demo_passes_with_its_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = check(&["configs/demo.yaml", "--json"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report = json(&output);
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 0);
+    assert_eq!(report["base"]["architecture"], "llama");
+    let data = &report["data"]["statistics"];
+    let records = std::fs::read_to_string(Path::new(ROOT).join("configs/demo/train.jsonl"))
+        .unwrap()
+        .lines()
+        .count() as u64;
+    let counted = |key: &str| data[key].as_u64().unwrap();
+    assert_eq!(counted("train_records") + counted("eval_records"), records);
+    // Rank times inputs plus outputs of q, k, v, o in 6 layers of 128, with half the heads for k, v.
+    assert_eq!(report["adapter"]["modules"], 24);
+    assert_eq!(
+        report["adapter"]["parameters"],
+        8 * 6 * (2 * (128 + 128) + 2 * (128 + 64))
+    );
+    let batches = counted("train_records").div_ceil(8);
+    assert_eq!(report["plan"]["steps_per_epoch"], batches);
+    assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(report["disk"]["free_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(report["keys"][0]["key"], "base_model");
+    let said = text(&check(&["configs/demo.yaml"], folder.path()));
+    for part in [
+        "Config\n",
+        "Base\n",
+        "Data\n",
+        "Adapter\n",
+        "Run\n",
+        "no errors",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn a_trial_proves_every_part_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = check(&["configs/demo.yaml", "--try", "--json"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report = json(&output);
+    let steps: Vec<&str> = report["try"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| {
+            assert_eq!(step["ok"], true, "{step}");
+            step["step"].as_str().unwrap()
+        })
+        .collect();
+    for part in [
+        "two steps",
+        "eval",
+        "sample",
+        "checkpoint",
+        "export",
+        "resume, one more step",
+    ] {
+        assert!(steps.contains(&part), "{steps:?}");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn problems_are_printed_with_their_places_and_end_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(
+        folder.path(),
+        "base_model: builtin:tiny-llama\nlora_r: 4\nsave_steps: 0\n",
+    );
+    let output = check(&[&config, "--try"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    let said = text(&output);
+    for part in [
+        "run.yaml:2:1: error: `lora_r` is called `lora_rank` here\n    fix: write `lora_rank: 4`",
+        "run.yaml:3:13: error: `save_steps: 0`",
+        "run.yaml: error: `train_data_dir` is missing",
+        "3 errors, 0 warnings; not tried out",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!said.contains("Trial"));
+}
+
+#[test]
+fn bad_records_are_all_listed_and_only_skipping_them_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data.jsonl");
+    let mut lines = String::new();
+    for i in 0..40 {
+        lines += &format!("{{\"prompt\": \"Question {i}?\", \"completion\": \"Answer {i}.\"}}\n");
+        lines += "{\"prompt\": \"\"}\n";
+    }
+    std::fs::write(&data, lines).unwrap();
+    let yaml = format!(
+        "base_model: builtin:tiny-llama\ntrain_data_dir: {}\noutput_dir: {}\n",
+        data.display(),
+        folder.path().join("out").display()
+    );
+    let config = written(folder.path(), &yaml);
+    let output = check(&[&config], folder.path());
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said.contains("run.yaml:2:1: error: 40 of 80 records cannot be used"),
+        "{said}"
+    );
+    for line in (2..=80).step_by(2) {
+        assert!(
+            said.contains(&format!("data.jsonl:{line}: ")),
+            "{line}: {said}"
+        );
+    }
+    let output = check(&[&config, "--set", "skip_bad_records=true"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn an_image_config_gets_exactly_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(at("style_train")).unwrap();
+    std::fs::write(at("style_train/metadata.csv"), "file_name,text\n").unwrap();
+    std::fs::write(at("v1-5-pruned.safetensors"), "").unwrap();
+    let config = written(
+        folder.path(),
+        &format!(
+            "train_data_dir: {}\nmetadata_path: {}\nbase_model: {}\nlora_rank: 8\nbatch_size: 4\n\
+             epochs: 10\nlearning_rate: 2e-4\noutput_dir: {}\nsave_steps: 100\n",
+            at("style_train"),
+            at("style_train/metadata.csv"),
+            at("v1-5-pruned.safetensors"),
+            at("out")
+        ),
+    );
+    let output = check(&[&config, "--json"], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    let report = json(&output);
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert_eq!(problems[0]["line"], 3);
+    assert!(report["warnings"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn problems_of_base_targets_and_data_come_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data.jsonl");
+    std::fs::write(&data, "{\"what\": 1}\n").unwrap();
+    let config = written(
+        folder.path(),
+        &format!(
+            "base_model: builtin:tiny-llama\ntrain_data_dir: {}\ntarget_modules: [query]\n",
+            data.display()
+        ),
+    );
+    let report = json(&check(&[&config, "--json"], folder.path()));
+    let lines: Vec<u64> = report["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(lines, [2, 3], "{report:#}");
+}
