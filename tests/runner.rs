@@ -268,7 +268,7 @@ fn a_deck_sees_every_event_once_and_in_order_from_snapshot_to_end() {
 #[test]
 fn a_stopped_reader_loses_metrics_only_is_told_how_many_and_never_slows_the_run() {
     let run = Run::new("max_steps: 20000");
-    let runner = run.start("fast");
+    let runner = run.start("wait fast");
     runner.answers();
     // A deck that says hello and then reads nothing while 20,000 steps go by.
     let mut stream = connect(&run);
@@ -280,6 +280,7 @@ fn a_stopped_reader_loses_metrics_only_is_told_how_many_and_never_slows_the_run(
             watch: true,
         },
     );
+    resume(&run);
     eventually("all steps", || run.steps() == 20000);
     let mut lines = BufReader::new(stream).lines();
     let (mut steps, mut dropped, mut last_seq, mut first_seq) = (0u64, 0u64, 0, 0);
@@ -320,18 +321,25 @@ fn a_stopped_reader_loses_metrics_only_is_told_how_many_and_never_slows_the_run(
 #[test]
 fn a_link_fills_the_gap_that_dropped_events_leave() {
     let run = Run::new("max_steps: 9000");
-    let runner = run.start("fast linger");
+    let runner = run.start("wait fast linger");
     runner.answers();
     let deck = Updates::open_slow(&run.folder, Duration::from_micros(300));
+    deck.wait_for("the runner", |u| matches!(u, Update::Connected { .. }));
+    resume(&run);
     deck.wait_for("the end", |u| match u {
         Update::Event(e) => matches!(e.kind, EventKind::Message(ref m) if m.text == "lingering"),
         Update::Snapshot(s) => s.log.iter().any(|l| l.text == "lingering"),
         _ => false,
     });
     let mut state: Option<RunState> = None;
+    let mut dropped = 0;
     for update in deck.all() {
         match (update, &mut state) {
-            (Update::Snapshot(s), _) => state = Some(*s),
+            (Update::Snapshot(s), _) => {
+                assert!(state.is_none(), "the gap was small enough to be filled");
+                state = Some(*s);
+            }
+            (Update::Dropped(count), _) => dropped += count,
             (Update::Event(e), Some(state)) => {
                 assert_eq!(e.seq, state.seq + 1, "no gap, whatever was dropped");
                 state.apply(&e);
@@ -339,6 +347,7 @@ fn a_link_fills_the_gap_that_dropped_events_leave() {
             _ => {}
         }
     }
+    assert!(dropped > 0, "the deck was too slow for its queue");
     let state = state.unwrap();
     assert_eq!(
         state.loss.buckets().iter().map(|b| b.count).sum::<u64>(),
@@ -600,6 +609,14 @@ fn the_socket_comes_back_when_its_folder_was_cleaned_away() {
     runner.kill("TERM");
     runner.wait();
     assert!(!socket.exists(), "it is removed at the end");
+}
+
+fn resume(run: &Run) {
+    let mut client = Client::connect(&run.folder, false).unwrap();
+    let answer = client
+        .command(Command::Resume, Duration::from_secs(60), || ())
+        .unwrap();
+    assert!(answer.ok);
 }
 
 fn connect(run: &Run) -> UnixStream {

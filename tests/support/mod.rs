@@ -316,7 +316,8 @@ fn pretend(
     });
     phase(PhaseName::Training);
     let mut step = 0;
-    let mut paused = false;
+    // Until someone says resume, so that a test can get ready.
+    let mut paused = is("wait");
     while step < total {
         while let Ok(control) = if paused {
             controls.recv().map_err(|_| ())
