@@ -37,10 +37,7 @@ pub fn write_peft(set: &LoraSet, base_model_name: &str, folder: &Path) -> Result
 ///
 /// # Errors
 /// A number that is not finite.
-pub fn peft_files(
-    set: &LoraSet,
-    base_model_name: &str,
-) -> Result<[(&'static str, Vec<u8>); 2]> {
+pub fn peft_files(set: &LoraSet, base_model_name: &str) -> Result<[(&'static str, Vec<u8>); 2]> {
     Ok([
         (CONFIG, config_json(set, base_model_name)?),
         (WEIGHTS, weights(set)?),
