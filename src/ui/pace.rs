@@ -3,7 +3,7 @@
 /// Least time between two frames of data, in seconds.
 const BETWEEN: f64 = 0.1;
 /// Bytes a second that data may cost while a run steps, and while it stands still.
-const RATE: f64 = 1800.0;
+const RATE: f64 = 1500.0;
 const QUIET_RATE: f64 = 150.0;
 /// Longest wait for data, in seconds.
 const LONGEST: f64 = 1.5;

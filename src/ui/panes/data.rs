@@ -12,8 +12,8 @@ use crate::ui::text::{self, wrap, wrap_pieces};
 use crate::ui::theme::{Role, Theme};
 
 /// Columns of the statistics when the preview stands beside them.
-const STATISTICS: u16 = 36;
-const LABELS: usize = 11;
+const STATISTICS: u16 = 34;
+const LABELS: usize = 9;
 
 /// Whether the preview stands beside the statistics.
 fn beside(area: Rect) -> bool {

@@ -23,11 +23,12 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         .back()
         .map_or(0, |l| text::width(&text::clock(l.time - start)))
         .max(5);
-    // Paths are shown as they lie in the run folder.
+    // Paths are shown as they lie in the run folder, and whose command it was where it matters.
+    let own = format!(" ({})", app.sender);
     let folder = format!("{}/", app.state.run_dir.trim_end_matches('/'));
     let mut lines = Vec::new();
     for entry in &app.state.log {
-        let body = entry.text.replace(&folder, "");
+        let body = entry.text.replace(&folder, "").replace(&own, "");
         let word = match entry.level {
             Level::Info => "",
             Level::Warning => "warning ",
