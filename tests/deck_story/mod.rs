@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use loradeck::protocol::*;
 
+pub mod deck;
+
 /// When the run begins, by the runner's clock.
 pub const START: f64 = 1_790_000_000.0;
 
