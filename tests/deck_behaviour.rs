@@ -338,3 +338,17 @@ fn a_paused_run_costs_next_to_nothing_and_an_ended_one_nothing() {
     let (_, bytes) = bytes_over(&mut deck, 60, false);
     assert_eq!(bytes, 0);
 }
+
+#[test]
+fn a_theme_with_a_background_paints_every_cell() {
+    let mut deck = Deck::running((120, 40), UNICODE, &gpus(1));
+    let event = deck.story.message(Level::Info, "宽字符 wide 宽");
+    deck.event(event);
+    deck.keys("tt");
+    assert_eq!(deck.app.theme.name, "high-contrast");
+    for keys in ["", "<enter>", "9", "Q"] {
+        deck.keys(keys);
+        let buf = deck.buffer();
+        assert!(buf.content().iter().all(|c| c.bg != Color::Reset), "{keys}");
+    }
+}

@@ -71,10 +71,11 @@ pub fn encode(shown: &Buffer, next: &Buffer, out: &mut Vec<u8>) {
 /// Blanks wide characters whose right half something else was drawn over: a terminal would let them
 /// overwrite it.
 pub fn settle_wide(buf: &mut Buffer) {
-    let hidden = Cell::default();
+    let hidden =
+        |cell: &Cell| cell.symbol() == " " && cell.fg == Color::Reset && cell.modifier.is_empty();
     for y in buf.area.top()..buf.area.bottom() {
         for x in buf.area.left()..buf.area.right().saturating_sub(1) {
-            if width(buf[(x, y)].symbol()) > 1 && buf[(x + 1, y)] != hidden {
+            if width(buf[(x, y)].symbol()) > 1 && !hidden(&buf[(x + 1, y)]) {
                 buf[(x, y)].set_symbol(" ");
             }
         }

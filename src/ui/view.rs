@@ -2,6 +2,7 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Color;
 
 use super::app::App;
 use super::layout::SMALLEST;
@@ -10,9 +11,6 @@ use super::{overlays, panes, text};
 
 /// Draws everything into a blank buffer.
 pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    if theme.background().is_some() {
-        buf.set_style(area, theme[Role::Background]);
-    }
     match app.arrangement() {
         None => too_small(theme, area, buf),
         Some(arrangement) => {
@@ -26,6 +24,13 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     }
     if !theme.glyphs.unicode {
         only_ascii(area, buf);
+    }
+    if let Some(background) = theme.background() {
+        for cell in &mut buf.content {
+            if cell.bg == Color::Reset {
+                cell.bg = background;
+            }
+        }
     }
 }
 

@@ -182,15 +182,14 @@ impl Axis {
     }
 
     fn logarithmic(lo: f64, hi: f64, labels: usize) -> Axis {
-        let candidates: Vec<f64> = {
-            let first = lo.log10().floor() as i32;
-            let last = hi.log10().ceil() as i32;
+        let first = lo.log10().floor() as i32;
+        let last = hi.log10().ceil() as i32;
+        let multiples = |of: &[f64]| -> Vec<f64> {
             (first..=last)
-                .flat_map(|p| {
-                    [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0].map(|m| m * 10f64.powi(p))
-                })
+                .flat_map(|p| of.iter().map(move |m| m * 10f64.powi(p)))
                 .collect()
         };
+        let candidates = multiples(&[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0]);
         let below = candidates.iter().copied().filter(|c| *c <= lo * 1.000_001);
         let above = candidates.iter().copied().filter(|c| *c >= hi * 0.999_999);
         let lo = below.fold(f64::NAN, f64::max).min(lo);
@@ -198,11 +197,22 @@ impl Axis {
         if hi <= lo {
             hi = lo * 2.0;
         }
-        let mut ticks: Vec<f64> = candidates
+        let inside = |c: &f64| (lo * 0.999_999..=hi * 1.000_001).contains(c);
+        // The densest set of round values that has room; of powers of ten alone, some.
+        let sets: [&[f64]; 5] = [
+            &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0],
+            &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+            &[1.0, 2.0, 5.0],
+            &[1.0, 3.0],
+            &[1.0],
+        ];
+        let most = labels.max(2) + 1;
+        let mut ticks = sets
             .into_iter()
-            .filter(|c| (lo * 0.999_999..=hi * 1.000_001).contains(c))
-            .collect();
-        while ticks.len() > labels.max(2) + 1 {
+            .map(|set| multiples(set).into_iter().filter(inside).collect())
+            .find(|ticks: &Vec<f64>| ticks.len() <= most)
+            .unwrap_or_else(|| multiples(&[1.0]).into_iter().filter(inside).collect());
+        while ticks.len() > most {
             ticks = ticks.into_iter().step_by(2).collect();
         }
         let label = |v: f64| {
