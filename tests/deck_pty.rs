@@ -138,7 +138,7 @@ fn cells(n: u16) -> NonZero<u16> {
     NonZero::new(n).unwrap()
 }
 
-fn train<'a>(scratch: &'a Scratch) -> [&'a str; 2] {
+fn train(scratch: &Scratch) -> [&str; 2] {
     ["train", scratch.config.to_str().unwrap()]
 }
 
