@@ -188,7 +188,7 @@ fn write_moments(set: &LoraSet, optimizer: &AdamW, path: &Path) -> Result<()> {
             ))
         })
         .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize_to_file(views, None, path)
+    fs::write(path, safetensors::serialize(views, None)?)
         .with_context(|| format!("writing {}", path.display()))
 }
 

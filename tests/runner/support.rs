@@ -18,6 +18,7 @@ use loradeck::run::folder::RunFolder;
 use loradeck::run::link::{Link, Update};
 use loradeck::run::runner::{self, Place};
 use loradeck::run::start::Request;
+use loradeck::run::status::load_state;
 use loradeck::train::{Control, Folders, Outcome, Reporter};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -147,6 +148,11 @@ impl Run {
             );
         }
         events
+    }
+
+    /// As the folder tells it.
+    pub fn phase(&self) -> String {
+        load_state(&self.folder).unwrap().phase.as_str().to_owned()
     }
 
     /// Steps in the log.
