@@ -7,6 +7,12 @@ use loradeck::cli::{self, Cli};
 use loradeck::error::exit_code;
 
 fn main() -> ExitCode {
+    // candle adds tensors on a thread pool of its own that pins its threads and busy-waits: beside
+    // rayon's threads, which compute everything else, it more than doubled a step's time.
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: no other thread exists yet that could read the environment meanwhile.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    }
     match cli::dispatch(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

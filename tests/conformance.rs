@@ -7,6 +7,7 @@ mod program;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use program::{Scratch, repository, text};
 
@@ -31,17 +32,36 @@ fn smollm2() -> PathBuf {
     base
 }
 
-/// Trains, then compares the export's logits with PEFT's over the same base.
-fn train_and_compare(config: &str, base: &str) {
+/// Trains (with a SIGKILL right after the first checkpoint and a resume, when `killed`), then
+/// compares the export's logits with PEFT's over the same base.
+fn train_and_compare(config: &str, base: &str, killed: bool) {
     let scratch = Scratch::new("");
     fs::write(
         &scratch.config,
         config.replace("OUTPUT", scratch.run.to_str().unwrap()),
     )
     .unwrap();
+    if killed {
+        let mut child = scratch.headless();
+        while scratch
+            .run
+            .join("checkpoints/latest")
+            .symlink_metadata()
+            .is_err()
+        {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "ended before a checkpoint"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
     let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
     println!("{}", text(&out));
     assert!(out.status.success(), "{}", text(&out));
+    assert_eq!(killed, text(&out).contains("resum"));
     let status = scratch.status();
     let (bare, tuned) = (
         status["base_eval_loss"].as_f64().unwrap(),
@@ -95,6 +115,7 @@ fn the_tiny_bases_adapter_gives_the_same_logits_in_peft() {
             repository().join("configs/demo").display()
         ),
         base,
+        false,
     );
 }
 
@@ -111,5 +132,6 @@ fn a_real_quantised_base_trains_resumes_and_its_adapter_gives_the_same_logits_in
             repository().join("configs/smollm2").display()
         ),
         base,
+        true,
     );
 }

@@ -138,7 +138,7 @@ fn cells(n: u16) -> NonZero<u16> {
     NonZero::new(n).unwrap()
 }
 
-fn train<'a>(scratch: &'a Scratch) -> [&'a str; 2] {
+fn train(scratch: &Scratch) -> [&str; 2] {
     ["train", scratch.config.to_str().unwrap()]
 }
 
@@ -184,8 +184,10 @@ fn a_run_is_started_paused_resumed_saved_detached_attached_and_stopped_by_keys()
             .any(|e| e["type"] == "sample" && e["step"].as_u64() == Some(held))
     });
     deck.keys("?");
-    deck.wait_for("help");
+    deck.wait_for("shift-tab");
+    // Escape and a letter that follow at once would be one key: Alt and the letter.
     deck.keys("\x1b");
+    deck.wait_until("the help gone", |s| !s.contains("Shift-Tab"));
     deck.keys("p");
     deck.wait_for("training");
     scratch.wait_for_step(held + 1);

@@ -354,3 +354,60 @@ fn an_unknown_kind_is_an_error_and_an_unknown_field_is_none() {
     let newer = r#"{"seq":1,"time":1.0,"type":"plan","total_steps":3,"steps_per_epoch":1,"new":2}"#;
     assert!(serde_json::from_str::<Event>(newer).is_ok());
 }
+
+fn step_event(seq: u64, step: u64, loss: f64) -> Event {
+    Event {
+        seq,
+        time: 1_000.0 + seq as f64,
+        kind: EventKind::Step(StepMetrics {
+            step,
+            epoch: step as f64 / 10.0,
+            loss: Num(loss),
+            learning_rate: 1e-4,
+            grad_norm: Num(f64::INFINITY),
+            tokens: 100,
+            total_tokens: step * 100,
+            seconds: 0.5,
+            peak_memory_bytes: 1 << 33,
+        }),
+    }
+}
+
+#[test]
+fn a_resume_takes_back_the_points_after_its_checkpoint() {
+    let mut state = RunState::default();
+    for i in 1..=20 {
+        state.apply(&step_event(i, i, 2.0));
+    }
+    state.apply(&Event {
+        seq: 21,
+        time: 2_000.0,
+        kind: EventKind::Eval {
+            step: 20,
+            loss: Num(9.0),
+            base_loss: None,
+            records: 1,
+            seconds: 0.1,
+        },
+    });
+    state.apply(&Event {
+        seq: 22,
+        time: 2_001.0,
+        kind: EventKind::Resumed {
+            step: 12,
+            epoch: 1.2,
+            total_tokens: 1200,
+            checkpoint: "checkpoints/step-000012".into(),
+        },
+    });
+    assert_eq!(state.last.step, 12);
+    assert_eq!(state.last.total_tokens, 1200);
+    assert_eq!(
+        state.loss.buckets().iter().map(|b| b.count).sum::<u64>(),
+        12
+    );
+    assert!(state.evals.is_empty());
+    state.apply(&step_event(23, 13, 1.5));
+    assert_eq!(state.loss.last(), Some((13, 1.5)));
+    assert_eq!(state.last.step, 13);
+}

@@ -470,6 +470,39 @@ fn live_changes_scale_the_schedule_and_move_the_end() {
 }
 
 #[test]
+fn an_edited_config_changes_live_keys_only() {
+    let temp = tempfile::tempdir().unwrap();
+    let run = Run::new(temp.path(), "epochs: 1\nsave_steps: 100");
+    let mut edited = run.config.clone();
+    edited.save_steps = 2;
+    edited.max_steps = Some(5);
+    edited.seed = 7;
+    let (outcome, events) = steered(&run, move |event, hand| {
+        if matches!(event, EventKind::Step(m) if m.step == 1) {
+            let edited = Box::new(edited.clone());
+            hand.control(loradeck::train::Control::Config(edited));
+        }
+    });
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    assert_eq!(losses(&events).len(), 5);
+    let state = checkpoint::verify(&run.checkpoint(4)).unwrap();
+    assert!(state.config.contains("save_steps: 2\n"), "{}", state.config);
+    assert!(state.config.contains("seed: 42\n"), "{}", state.config);
+}
+
+#[test]
+fn a_run_may_go_on_from_another_runs_checkpoint_and_saves_its_own() {
+    let temp = tempfile::tempdir().unwrap();
+    let first = Run::new(&temp.path().join("first"), "save_steps: 3");
+    first.train(None).0.unwrap();
+    let second = Run::new(&temp.path().join("second"), "save_steps: 3");
+    let (outcome, events) = second.train(Some(&first.checkpoint(9)));
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    assert!(losses(&events).is_empty());
+    checkpoint::verify(&second.checkpoint(9)).unwrap();
+}
+
+#[test]
 fn a_signal_ends_the_run_after_a_checkpoint() {
     let temp = tempfile::tempdir().unwrap();
     let run = Run::new(temp.path(), "epochs: 20");

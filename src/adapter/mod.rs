@@ -3,4 +3,4 @@
 mod folder;
 mod peft;
 
-pub use peft::{read_peft, write_peft};
+pub use peft::{peft_files, read_peft, write_peft};

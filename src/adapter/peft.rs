@@ -28,12 +28,20 @@ const B: &str = ".lora_B.weight";
 /// # Errors
 /// A number that is not finite; another folder in the way; the disk fails.
 pub fn write_peft(set: &LoraSet, base_model_name: &str, folder: &Path) -> Result<u64> {
-    let files = [
-        (CONFIG, config_json(set, base_model_name)?),
-        (WEIGHTS, weights(set)?),
-    ];
+    let files = peft_files(set, base_model_name)?;
     folder::write(folder, &files)?;
     Ok(files.iter().map(|(_, bytes)| bytes.len() as u64).sum())
+}
+
+/// The files of a PEFT folder, name and bytes, for callers that write a folder of their own.
+///
+/// # Errors
+/// A number that is not finite.
+pub fn peft_files(set: &LoraSet, base_model_name: &str) -> Result<[(&'static str, Vec<u8>); 2]> {
+    Ok([
+        (CONFIG, config_json(set, base_model_name)?),
+        (WEIGHTS, weights(set)?),
+    ])
 }
 
 fn config_json(set: &LoraSet, base_model_name: &str) -> Result<Vec<u8>> {

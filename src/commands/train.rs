@@ -10,14 +10,14 @@ use anyhow::{Result, bail};
 use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
-use crate::run::folder::{RunFolder, RunInfo};
+use crate::run::folder::{RunFolder, RunInfo, live_runner};
 use crate::run::resume::{self, Decision, ResumeMode};
 use crate::run::runner::{self, Place};
 use crate::run::start::{self, Request};
 use crate::run::status::load_state;
 use crate::run::{headless, logind};
 use crate::train::train;
-use crate::ui::{self, DeckOptions};
+use crate::ui::{self, DeckOptions, Leave};
 
 /// How long a runner may take to end after its last event.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -71,12 +71,12 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         say(&format!("`loradeck attach {path}` opens it"));
         return Ok(0);
     }
-    ui::deck(DeckOptions {
+    let leave = ui::deck(DeckOptions {
         run_dir: folder.root().to_owned(),
         readonly: false,
         theme: args.theme,
     })?;
-    after_deck(&folder, child)
+    after_deck(&folder, child, leave)
 }
 
 fn load(args: &TrainArgs) -> Result<LoadedConfig> {
@@ -93,22 +93,22 @@ fn load(args: &TrainArgs) -> Result<LoadedConfig> {
 }
 
 /// Says whether the run goes on or how it ended; its exit code is this command's.
-fn after_deck(folder: &RunFolder, mut child: Child) -> Result<u8> {
-    let path = folder.root().display();
-    let until = Instant::now() + END_PATIENCE;
-    let mut state = load_state(folder)?;
-    while !(state.phase.is_end() && child.try_wait()?.is_some()) {
-        if !state.phase.is_end() || Instant::now() > until {
-            say(&format!(
-                "the run goes on (pid {}); `loradeck attach {path}` opens it again",
-                state.pid
-            ));
-            return Ok(0);
+fn after_deck(folder: &RunFolder, mut child: Child, leave: Leave) -> Result<u8> {
+    if leave == Leave::RunEnded {
+        let until = Instant::now() + END_PATIENCE;
+        while child.try_wait()?.is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(Duration::from_millis(50));
-        state = load_state(folder)?;
     }
-    for line in headless::ending(&state) {
+    // Not the child's pid: the deck may have started another runner.
+    if let Some(pid) = live_runner(folder) {
+        let path = folder.root().display();
+        say(&format!(
+            "the run goes on (pid {pid}); `loradeck attach {path}` opens it again"
+        ));
+        return Ok(0);
+    }
+    for line in headless::ending(&load_state(folder)?) {
         say(&line);
     }
     Ok(RunInfo::read(folder)

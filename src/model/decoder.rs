@@ -400,3 +400,6 @@ fn zero_gradients(set: &LoraSet) -> Result<Vec<(Tensor, Tensor)>> {
         .map(|pair| Ok((pair.a.zeros_like()?, pair.b.zeros_like()?)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

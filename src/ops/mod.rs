@@ -7,6 +7,7 @@
 //! give equal bits. On other devices the same functions are composed of candle's operations.
 
 mod attention;
+mod decode;
 mod dropout;
 mod embedding;
 mod head;

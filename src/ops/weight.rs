@@ -4,16 +4,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::quantized::k_quants::{
-    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K,
-    BlockQ8_0, BlockQ8_1, BlockQ8K,
-};
-use candle_core::quantized::{GgmlDType, GgmlType, QStorage, QTensor};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor, bail};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::decode::{alignment, cast, decode};
 use super::matrix::{Matrix, Target, Write, product};
 
 /// Rows of a weight decoded at once: few enough that a panel stays in the core's cache.
@@ -166,7 +161,8 @@ impl HostWeight {
         let start = self.file_row(row) * self.row_bytes();
         let bytes = &self.bytes()
             [start + columns.start / block * size..start + columns.end.div_ceil(block) * size];
-        decode(self.encoding, bytes, out);
+        // SAFETY: `new` aligned the whole matrix, and rows are whole blocks.
+        unsafe { decode(self.encoding, bytes, out) };
     }
 
     /// The numbers `[rows, columns]` of a part of the matrix: in place when they are plain f32,
@@ -325,49 +321,6 @@ impl FrozenWeight {
                 tensor.dequantize(&tensor.device())?.to_dtype(*dtype)
             }
         }
-    }
-}
-
-/// What the numbers' addresses must be a multiple of.
-fn alignment(encoding: GgmlDType) -> usize {
-    match encoding {
-        GgmlDType::F32 => align_of::<f32>(),
-        GgmlDType::Q8K => align_of::<BlockQ8K>(),
-        _ => align_of::<f16>(),
-    }
-}
-
-/// # Safety
-/// `bytes` must be aligned for `T`, and any bits must be a valid `T`.
-unsafe fn cast<T>(bytes: &[u8]) -> &[T] {
-    // SAFETY: as the caller promises; the length is rounded down to whole elements.
-    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
-}
-
-fn decode(encoding: GgmlDType, bytes: &[u8], out: &mut [f32]) {
-    // SAFETY of every `cast`: `HostWeight::new` aligned the whole matrix, rows are whole blocks of
-    // a size that is a multiple of the alignment, and blocks are plain integers and floats.
-    macro_rules! blocks {
-        ($block:ty) => {
-            <$block>::to_float(unsafe { cast(bytes) }, out)
-        };
-    }
-    match encoding {
-        GgmlDType::F32 => out.copy_from_slice(unsafe { cast(bytes) }),
-        GgmlDType::F16 => unsafe { cast::<f16>(bytes) }.convert_to_f32_slice(out),
-        GgmlDType::BF16 => unsafe { cast::<bf16>(bytes) }.convert_to_f32_slice(out),
-        GgmlDType::Q4_0 => blocks!(BlockQ4_0),
-        GgmlDType::Q4_1 => blocks!(BlockQ4_1),
-        GgmlDType::Q5_0 => blocks!(BlockQ5_0),
-        GgmlDType::Q5_1 => blocks!(BlockQ5_1),
-        GgmlDType::Q8_0 => blocks!(BlockQ8_0),
-        GgmlDType::Q8_1 => blocks!(BlockQ8_1),
-        GgmlDType::Q2K => blocks!(BlockQ2K),
-        GgmlDType::Q3K => blocks!(BlockQ3K),
-        GgmlDType::Q4K => blocks!(BlockQ4K),
-        GgmlDType::Q5K => blocks!(BlockQ5K),
-        GgmlDType::Q6K => blocks!(BlockQ6K),
-        GgmlDType::Q8K => blocks!(BlockQ8K),
     }
 }
 

@@ -239,11 +239,8 @@ impl RunState {
                         ..StepMetrics::default()
                     };
                 }
-                self.log(
-                    time,
-                    Level::Info,
-                    format!("resumed after step {step} from {checkpoint}"),
-                );
+                let text = format!("resumed after step {step} from {}", self.in_run(checkpoint));
+                self.log(time, Level::Info, text);
             }
             EventKind::Phase {
                 phase,
@@ -350,7 +347,8 @@ impl RunState {
                     bytes: *bytes,
                     reason: *reason,
                 });
-                self.log(time, Level::Info, format!("checkpoint {path}"));
+                let text = format!("checkpoint {}", self.in_run(path));
+                self.log(time, Level::Info, text);
             }
             EventKind::CheckpointDeleted { path } => {
                 self.checkpoints.retain(|c| c.path != *path);
@@ -369,7 +367,8 @@ impl RunState {
                     path: path.clone(),
                     bytes: *bytes,
                 });
-                self.log(time, Level::Info, format!("exported {format} to {path}"));
+                let text = format!("exported {format} to {}", self.in_run(path));
+                self.log(time, Level::Info, text);
             }
             EventKind::Hardware { gpu, host } => {
                 if let GpuStatus::Present { gpus } = gpu
@@ -474,6 +473,12 @@ impl RunState {
         if self.log.len() > LOG_LINES {
             self.log.pop_front();
         }
+    }
+
+    /// A path as seen from the run's folder: the log's lines are narrow.
+    fn in_run<'p>(&self, path: &'p str) -> &'p str {
+        path.strip_prefix(&self.run_dir)
+            .map_or(path, |rest| rest.trim_start_matches('/'))
     }
 
     /// Last held-out loss.

@@ -5,20 +5,22 @@ use std::io::Write;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::config::{LoadedConfig, RunConfig};
+use crate::config::{self, LoadedConfig, RunConfig};
 use crate::error::{exit_code, input_error};
 use crate::protocol::{EventKind, Level, PhaseName, VERSION};
 use crate::train::{Control, Folders, Outcome, Reporter};
 
 use super::control::Gate;
-use super::folder::{Ended, InfoFile, Lock, LockError, RunFolder, RunInfo, host_name, now};
+use super::folder::{
+    Ended, InfoFile, Lock, LockError, RunFolder, RunInfo, host_name, now, write_atomically,
+};
 use super::hub::Hub;
 use super::log::{EventLog, SEGMENT_BYTES};
 use super::server::{PROGRAM, Server};
@@ -55,20 +57,38 @@ pub enum Place {
 /// Runs one run to its end and returns the exit code. In the background, errors before the socket
 /// answers go to the starter as well.
 pub fn run(request: Request, loaded: LoadedConfig, place: Place, train: TrainFn) -> u8 {
-    match prepare(request, loaded, place) {
+    let seat = match Seat::take(&request.run_dir) {
+        Ok(seat) => seat,
+        Err(e) => return no_start(&e, place),
+    };
+    match set_up(&seat, request, loaded, place) {
         Ok(mut runner) => {
-            first_word(place, &FirstWord::Ready, Some(&runner.folder));
+            first_word(place, &FirstWord::Ready, Some(&seat.folder));
             let code = runner.train(train);
-            runner.end(code);
+            runner.end(seat, code);
             code
         }
         Err(e) => {
-            let (error, exit_code) = (format!("{e:#}"), exit_code(&e));
-            eprintln!("loradeck: {error}");
-            first_word(place, &FirstWord::Failed { error, exit_code }, None);
-            exit_code
+            seat.hub.emit(EventKind::Phase {
+                phase: PhaseName::Failed,
+                detail: String::new(),
+                error: Some(format!("{e:#}")),
+            });
+            seat.close_log();
+            no_start(&e, place)
         }
     }
+}
+
+fn no_start(error: &anyhow::Error, place: Place) -> u8 {
+    let (text, exit_code) = (format!("{error:#}"), exit_code(error));
+    eprintln!("loradeck: {text}");
+    let word = FirstWord::Failed {
+        error: text,
+        exit_code,
+    };
+    first_word(place, &word, None);
+    exit_code
 }
 
 /// Tells the starter, then lets stdout go where stderr goes: to `runner.log`.
@@ -96,14 +116,56 @@ fn open_log(folder: &RunFolder) -> std::io::Result<File> {
         .open(folder.runner_log())
 }
 
+/// A run's folder, locked, with its log open: from here on, whatever goes wrong is in the log.
+struct Seat {
+    folder: RunFolder,
+    hub: Hub,
+    hub_thread: JoinHandle<()>,
+    /// Bytes cut off the log's end, events missing in it, and its last event.
+    cut: u64,
+    missing: u64,
+    last_seq: u64,
+    /// Last, so that it is the last to be dropped.
+    _lock: Lock,
+}
+
+impl Seat {
+    fn take(run_dir: &Path) -> Result<Seat> {
+        let folder = RunFolder::new(run_dir);
+        folder.create()?;
+        let lock = Lock::take(&folder).map_err(|e| match e {
+            LockError::Failed(e) => e,
+            LockError::Held(pid) => already_running(&folder, pid),
+        })?;
+        log_panics(&folder);
+        let opened = EventLog::open(folder.root(), SEGMENT_BYTES)?;
+        let (cut, missing, last_seq) = (opened.cut, opened.gaps.missing, opened.state.seq);
+        let (hub, hub_thread) = Hub::start(opened)?;
+        Ok(Seat {
+            folder,
+            hub,
+            hub_thread,
+            cut,
+            missing,
+            last_seq,
+            _lock: lock,
+        })
+    }
+
+    /// Waits until everything emitted is on disk; the lock is held until then.
+    fn close_log(self) {
+        self.hub.close();
+        // A hub that has panicked has said so in runner.log.
+        let _ = self.hub_thread.join();
+    }
+}
+
 struct Runner {
     folder: RunFolder,
-    _lock: Lock,
     config: RunConfig,
     resume: Option<PathBuf>,
     started: f64,
     hub: Hub,
-    hub_thread: JoinHandle<()>,
     gate: Gate,
     controls: Option<Receiver<Control>>,
     server: Server,
@@ -111,70 +173,35 @@ struct Runner {
     /// Parts that must have seen the last event before the process ends.
     listeners: Vec<JoinHandle<()>>,
     /// Dropped at the end, which ends the tasks that hold the other halves.
-    tasks: Vec<std::sync::mpsc::Sender<()>>,
+    tasks: Vec<Sender<()>>,
     error: Option<String>,
 }
 
-fn prepare(request: Request, loaded: LoadedConfig, place: Place) -> Result<Runner> {
-    let folder = RunFolder::new(&request.run_dir);
-    folder.create()?;
-    let lock = Lock::take(&folder).map_err(|e| refused(&folder, e))?;
-    log_panics(&folder);
-    let opened = EventLog::open(folder.root(), SEGMENT_BYTES)?;
-    let (cut, gaps, before) = (opened.cut, opened.gaps, opened.state.seq);
-    let (hub, hub_thread) = Hub::start(opened)?;
+/// Starts everything around the trainer.
+fn set_up(seat: &Seat, request: Request, loaded: LoadedConfig, place: Place) -> Result<Runner> {
+    let (folder, hub) = (seat.folder.clone(), seat.hub.clone());
     let mut listeners = Vec::new();
     if place == Place::Foreground {
         listeners.push(headless::start(&hub)?);
     }
     listeners.push(tensorboard::start(&hub, &folder)?);
 
-    let config_text = crate::config::to_yaml(&loaded.config);
-    super::folder::write_atomically(&folder.config(), config_text.as_bytes())?;
+    let config = config::to_yaml(&loaded.config);
+    write_atomically(&folder.config(), config.as_bytes())?;
     let started = now();
-    let info = Arc::new(InfoFile::create(
-        &folder,
-        RunInfo {
-            program: PROGRAM.to_owned(),
-            protocol: VERSION,
-            pid: std::process::id(),
-            host: host_name(),
-            started,
-            config_path: loaded.path.clone(),
-            sets: request.sets.clone(),
-            argv: request.argv.clone(),
-            ..RunInfo::default()
-        },
-    )?);
-    hub.emit(EventKind::Started {
-        protocol: VERSION,
+    let info = RunInfo {
         program: PROGRAM.to_owned(),
-        run: folder.name(),
-        run_dir: folder.root().display().to_string(),
+        protocol: VERSION,
         pid: std::process::id(),
-        config: loaded.entries.clone(),
-        config_path: Some(loaded.path.display().to_string()),
-    });
-    if cut > 0 {
-        let text = format!("{cut} bytes of a torn last line were cut off the event log");
-        hub.message(Level::Warning, text);
-    }
-    if gaps.missing > 0 {
-        let text = format!("{} events are missing in the event log", gaps.missing);
-        hub.message(Level::Warning, text);
-    }
-    for warning in &loaded.warnings {
-        hub.message(Level::Warning, warning.to_string());
-    }
-    if before > 0 && request.resume.is_none() {
-        // No checkpoint to go on from: what was logged no longer counts.
-        hub.emit(EventKind::Resumed {
-            step: 0,
-            epoch: 0.0,
-            total_tokens: 0,
-            checkpoint: "the start (there is no checkpoint)".to_owned(),
-        });
-    }
+        host: host_name(),
+        started,
+        config_path: loaded.path.clone(),
+        sets: request.sets.clone(),
+        argv: request.argv.clone(),
+        ..RunInfo::default()
+    };
+    let info = Arc::new(InfoFile::create(&folder, info)?);
+    say_started(seat, &request, &loaded);
 
     let (gate, controls) = Gate::new(hub.clone(), loaded.config.clone());
     let store = Arc::new(Store::new(folder.clone()));
@@ -201,12 +228,10 @@ fn prepare(request: Request, loaded: LoadedConfig, place: Place) -> Result<Runne
     provenance::start(&loaded, info.clone(), &hub)?;
     Ok(Runner {
         folder,
-        _lock: lock,
         config: loaded.config,
         resume: request.resume,
         started,
         hub,
-        hub_thread,
         gate,
         controls: Some(controls),
         server,
@@ -217,10 +242,40 @@ fn prepare(request: Request, loaded: LoadedConfig, place: Place) -> Result<Runne
     })
 }
 
-fn refused(folder: &RunFolder, error: LockError) -> anyhow::Error {
-    match error {
-        LockError::Failed(e) => e,
-        LockError::Held(pid) => already_running(folder, pid),
+/// The first events of a runner.
+fn say_started(seat: &Seat, request: &Request, loaded: &LoadedConfig) {
+    let hub = &seat.hub;
+    hub.emit(EventKind::Started {
+        protocol: VERSION,
+        program: PROGRAM.to_owned(),
+        run: seat.folder.name(),
+        run_dir: seat.folder.root().display().to_string(),
+        pid: std::process::id(),
+        config: loaded.entries.clone(),
+        config_path: Some(loaded.path.display().to_string()),
+    });
+    if seat.cut > 0 {
+        let text = format!(
+            "{} bytes of a torn last line were cut off the event log",
+            seat.cut
+        );
+        hub.message(Level::Warning, text);
+    }
+    if seat.missing > 0 {
+        let text = format!("{} events are missing in the event log", seat.missing);
+        hub.message(Level::Warning, text);
+    }
+    for warning in &loaded.warnings {
+        hub.message(Level::Warning, warning.to_string());
+    }
+    if seat.last_seq > 0 && request.resume.is_none() {
+        // No checkpoint to go on from: what was logged no longer counts.
+        hub.emit(EventKind::Resumed {
+            step: 0,
+            epoch: 0.0,
+            total_tokens: 0,
+            checkpoint: "the start (there is no checkpoint)".to_owned(),
+        });
     }
 }
 
@@ -385,11 +440,10 @@ impl Runner {
     }
 
     /// Lets everything that listens see the last event, then the folder be free.
-    fn end(self, code: u8) {
+    fn end(self, seat: Seat, code: u8) {
         drop(self.tasks);
         self.hub.close();
-        // Threads that cannot panic on purpose; one that did has said so in runner.log.
-        let _ = self.hub_thread.join();
+        let _ = seat.hub_thread.join();
         // A stdout that nobody reads any more must not keep the run from ending.
         let until = Instant::now() + FAREWELL;
         while !self.listeners.iter().all(JoinHandle::is_finished) && Instant::now() < until {

@@ -115,6 +115,10 @@ impl Watched {
                     if std::mem::take(&mut self.broken) {
                         let text = "the config file is right again; it changes nothing";
                         self.hub.message(Level::Info, text);
+                    } else if !self.sets.is_empty() {
+                        let sets = self.sets.join(", ");
+                        let text = format!("the config file changes nothing: --set {sets} wins");
+                        self.hub.message(Level::Info, text);
                     }
                     return;
                 }

@@ -86,11 +86,12 @@ impl PairValues {
 }
 
 /// Scales gradients down to `max_norm` and returns the norm before, as torch's
-/// `clip_grad_norm_`: coefficient `max_norm / (norm + 1e-6)`, never above 1.
+/// `clip_grad_norm_`: coefficient `max_norm / (norm + 1e-6)`, never above 1. A `max_norm` of 0
+/// leaves them as they are.
 pub fn clip(gradients: &mut PairValues, max_norm: f64) -> f64 {
     let norm = gradients.norm();
     let coefficient = max_norm / (norm + 1e-6);
-    if coefficient < 1.0 {
+    if max_norm > 0.0 && coefficient < 1.0 {
         gradients.scale(coefficient as f32);
     }
     norm
@@ -194,4 +195,69 @@ fn add_assign(sum: &mut [f32], addend: &[f32]) -> Result<()> {
         *s += a;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::model::LoraPair;
+
+    /// One pair: A of two numbers, B of one.
+    fn set() -> LoraSet {
+        let var =
+            |numbers: &[f32], shape| Var::from_vec(numbers.to_vec(), shape, &Device::Cpu).unwrap();
+        let pair = LoraPair {
+            module: "m".into(),
+            a: var(&[1.0, -2.0], (1, 2)),
+            b: var(&[0.5], (1, 1)),
+            scale: 1.0,
+        };
+        LoraSet::from_pairs(vec![pair], 1, 1.0, false, 0.0, vec!["m".into()])
+    }
+
+    fn gradients() -> PairValues {
+        PairValues(vec![(vec![3.0, 0.0], vec![-4.0])])
+    }
+
+    #[test]
+    fn clipping_scales_the_norm_of_all_gradients_together() {
+        // |(3, 0, -4)| = 5.
+        let mut clipped = gradients();
+        assert_eq!(clip(&mut clipped, 1.0), 5.0);
+        assert!((clipped.norm() - 1.0).abs() < 1e-6);
+        let mut untouched = gradients();
+        assert_eq!(clip(&mut untouched, 10.0), 5.0);
+        assert_eq!(untouched, gradients());
+        // `max_grad_norm: 0` means never.
+        assert_eq!(clip(&mut untouched, 0.0), 5.0);
+        assert_eq!(untouched, gradients());
+    }
+
+    #[test]
+    fn the_first_update_moves_each_number_by_its_rate_against_the_gradients_sign() {
+        // At the first step m / sqrt(v) is the gradient's sign, whatever its size.
+        let set = set();
+        let rates = Rates {
+            learning_rate: 0.01,
+            loraplus_ratio: 16.0,
+            weight_decay: 0.1,
+        };
+        AdamW::new(&set).update(&set, &gradients(), rates).unwrap();
+        let PairValues(values) = PairValues::of(&set).unwrap();
+        let (a, b) = &values[0];
+        for (ours, expected) in [
+            // Decay is of the weight by rate * decay, before the step.
+            (a[0], 1.0 * (1.0 - 0.01 * 0.1) - 0.01),
+            (a[1], -2.0 * (1.0 - 0.01 * 0.1)),
+            // LoRA+: B's rate is 16 times A's, for decay as well.
+            (b[0], 0.5 * (1.0 - 0.16 * 0.1) + 0.16),
+        ] {
+            assert!(
+                (f64::from(ours) - expected).abs() < 1e-6,
+                "{ours} {expected}"
+            );
+        }
+    }
 }

@@ -31,6 +31,8 @@ pub(super) struct Setup {
     pub recompute: bool,
     /// Of the checkpoint the run goes on from.
     pub state: Option<State>,
+    /// The step of that checkpoint, when it lies among this run's own.
+    pub saved_at: Option<u64>,
 }
 
 /// Opens base, data and adapter and proves that the result can be saved.
@@ -48,6 +50,8 @@ pub(super) fn open(
         }));
     };
     preflight::formats(&config.export_formats)?;
+    checkpoint::remove_leftovers(&folders.checkpoints)?;
+    checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
     if let (Some(state), Some(path)) = (&state, resume) {
         reporter.emit(EventKind::Resumed {
@@ -122,8 +126,18 @@ pub(super) fn open(
         plan,
         set,
         optimizer,
+        saved_at: state
+            .as_ref()
+            .map(|s| s.step)
+            .filter(|&step| resume.is_some_and(|path| is_own(path, step, folders))),
         state,
     })
+}
+
+/// Whether a checkpoint is this run's own of `step`: one of another run has to be saved here too.
+fn is_own(checkpoint: &Path, step: u64, folders: &Folders) -> bool {
+    let own = folders.checkpoints.join(checkpoint::name(step));
+    matches!((checkpoint.canonicalize(), own.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn refuse_bad_records(config: &RunConfig, data: &Dataset) -> Result<()> {

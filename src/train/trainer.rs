@@ -87,7 +87,6 @@ impl<'a> Trainer<'a> {
         stage: &'a Stage<'a>,
         inbox: &'a mut Inbox,
     ) -> Self {
-        let saved_at = setup.state.as_ref().map(|s| s.step);
         let progress = setup.state.map_or_else(Progress::default, |s| Progress {
             step: s.step,
             cursor: s.cursor,
@@ -99,7 +98,7 @@ impl<'a> Trainer<'a> {
             sampled_at: s.sampled_at,
         });
         Trainer {
-            saved_at,
+            saved_at: setup.saved_at,
             config,
             folders,
             reporter,

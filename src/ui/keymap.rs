@@ -136,7 +136,7 @@ const fn binding(
 /// Every key of the deck.
 #[rustfmt::skip]
 pub static TABLE: &[Binding] = &[
-    binding(Pause, &[Char('p')], Group::Run, "pause", "pause or resume; on a run that has ended early: start its runner again", "pause"),
+    binding(Pause, &[Char('p')], Group::Run, "pause", "pause or resume; an ended run: start its runner again", "pause"),
     binding(Checkpoint, &[Char('c')], Group::Run, "checkpoint", "save a checkpoint now", "checkpoint"),
     binding(Export, &[Char('e')], Group::Run, "export", "export the adapter as it is now", "export"),
     binding(Sample, &[Char('s')], Group::Run, "sample", "sample the prompts now", "sample"),
@@ -201,7 +201,9 @@ pub fn search(query: &str) -> Vec<&'static Binding> {
         .filter(|(_, b)| b.act != Palette)
         .filter_map(|(i, b)| {
             let name = score(query, b.name).map(|s| s + 100);
-            let best = name.max(score(query, b.help))?;
+            // A help is too long to be searched letter by letter.
+            let help = b.help.contains(&query.to_lowercase()).then_some(0);
+            let best = name.max(help)?;
             Some((std::cmp::Reverse(best), i, b))
         })
         .collect();

@@ -208,6 +208,11 @@ fn stop(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buffer)
         .collect();
     lines.push(Line::default());
     for (i, (key, word, what)) in STOP_CHOICES.iter().enumerate() {
+        let room = usize::from(inner.width).saturating_sub(13);
+        let what = match what.split_once(';') {
+            Some((short, _)) if width(what) > room => short,
+            _ => what,
+        };
         let text = format!("{} {what}", pad(word, 8));
         lines.push(if i == selected {
             Line::styled(
@@ -223,7 +228,7 @@ fn stop(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buffer)
             Line::from(vec![
                 Span::styled(format!(" {key}  "), theme[Role::Key]),
                 Span::styled(pad(word, 9), theme[role]),
-                Span::styled(*what, theme[Role::Muted]),
+                Span::styled(what, theme[Role::Muted]),
             ])
         });
     }
@@ -309,7 +314,12 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         end = end.saturating_sub(2);
     }
     let mut x = area.x + 1;
+    let steered = app.live() && !app.state.phase.is_end();
     for binding in hints {
+        let starts = binding.act == Act::Pause && app.state.phase != PhaseName::Done;
+        if binding.group == Group::Run && !steered && !starts {
+            continue;
+        }
         let word = word(app, binding);
         let columns = hint_width(binding, word);
         if x + columns > end {
@@ -324,7 +334,7 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 fn word(app: &App, binding: &Binding) -> &'static str {
     match (binding.act, app.state.phase) {
         (Act::Pause, PhaseName::Paused | PhaseName::Pausing) => "resume",
-        (Act::Pause, PhaseName::Failed | PhaseName::Stopped) => "start again",
+        (Act::Pause, phase) if phase.is_end() || app.runner_gone() => "start again",
         (Act::Maximise, _) if app.view.maximised => "restore",
         _ => binding.hint,
     }

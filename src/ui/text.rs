@@ -109,9 +109,10 @@ pub fn wrap_pieces(pieces: &[Piece], columns: usize) -> Vec<Vec<Piece>> {
                 if used + w > columns {
                     let line = lines.last_mut().expect("there is always a line");
                     // The word in progress moves down with the break, unless it fills the line.
-                    let space = line.iter().rposition(|(s, _, _)| s == " ");
-                    let moved = match space {
-                        _ if symbol == " " => Vec::new(),
+                    // Wide characters are words of their own.
+                    let end = line.iter().rposition(|(s, w, _)| s == " " || *w > 1);
+                    let moved = match end {
+                        _ if symbol == " " || w > 1 => Vec::new(),
                         Some(at) => line.split_off(at + 1),
                         None => Vec::new(),
                     };
@@ -314,6 +315,7 @@ mod tests {
         assert_eq!(wrap("the quick brown fox", 10), ["the quick ", "brown fox"]);
         assert_eq!(wrap("abcdefghij", 4), ["abcd", "efgh", "ij"]);
         assert_eq!(wrap("一二三四五", 4), ["一二", "三四", "五"]);
+        assert_eq!(wrap("a 一二三bc", 8), ["a 一二三", "bc"]);
         assert_eq!(wrap("a\n\nb", 4), ["a", "", "b"]);
         for line in wrap("a 很长的 sentence with 宽字符 in it, over and over", 9) {
             assert!(width(line.trim_end()) <= 9, "{line:?}");

@@ -50,14 +50,14 @@ pub(super) struct Memory {
 pub(super) enum Fit {
     Safe,
     Tight,
-    TooLarge,
+    Exceeds,
 }
 
 impl Memory {
     pub fn fit(&self) -> Option<Fit> {
         let (needed, available) = (self.estimate.total() as f64, self.available? as f64);
         Some(if needed > available {
-            Fit::TooLarge
+            Fit::Exceeds
         } else if needed > 0.8 * available {
             Fit::Tight
         } else {
@@ -255,7 +255,7 @@ impl Report {
             "write `gradient_checkpointing: true`, or a smaller `batch_size` or `sequence_len`"
         };
         let verdict = match memory.fit() {
-            Some(Fit::TooLarge) => "will hardly fit",
+            Some(Fit::Exceeds) => "will hardly fit",
             Some(Fit::Tight) => "is tight",
             _ => "",
         };

@@ -54,7 +54,7 @@ pub(super) fn report(report: &Report) -> Value {
             "fit": m.fit().map(|fit| match fit {
                 Fit::Safe => "safe",
                 Fit::Tight => "tight",
-                Fit::TooLarge => "will not fit",
+                Fit::Exceeds => "will not fit",
             }),
         })),
         "disk": report.disk.as_ref().map(|d| json!({

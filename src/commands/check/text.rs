@@ -130,7 +130,7 @@ fn write_run(out: &mut String, report: &Report) {
                 match fit {
                     Fit::Safe => "safe",
                     Fit::Tight => "tight",
-                    Fit::TooLarge => "will not fit",
+                    Fit::Exceeds => "will not fit",
                 }
             ),
             _ => String::new(),

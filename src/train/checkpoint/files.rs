@@ -158,8 +158,11 @@ pub fn find(path: &Path) -> Result<Newest> {
     Ok(found)
 }
 
-/// Deletes what a killed runner left half written or half deleted. Only for the one runner that
-/// holds the run's lock.
+/// What the names of half-made folders hold, here and in `adapter/folder.rs`.
+const MARKS: [&str; 4] = [".tmp-", ".deleted-", ".new-", ".old-"];
+
+/// Deletes what a killed runner left half written or half deleted in a folder of checkpoints or of
+/// exports: their hidden entries. Only for the one runner that holds the run's lock.
 ///
 /// # Errors
 /// The folder cannot be read or a leftover cannot be deleted.
@@ -175,7 +178,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<Vec<PathBuf>> {
         let hidden = path
             .file_name()
             .and_then(|n| n.to_str())
-            .is_some_and(|n| n.starts_with(".step-") || n.starts_with(".latest"));
+            .is_some_and(|n| n.starts_with('.') && MARKS.iter().any(|mark| n.contains(mark)));
         if !hidden {
             continue;
         }

@@ -78,7 +78,12 @@ fn fill(
         fs::remove_dir_all(temporary)
             .with_context(|| format!("deleting the leftover {}", temporary.display()))?;
     }
-    adapter::write_peft(set, base_model, temporary)?;
+    fs::create_dir_all(temporary)
+        .with_context(|| format!("making the folder {}", temporary.display()))?;
+    for (name, bytes) in adapter::peft_files(set, base_model)? {
+        let path = temporary.join(name);
+        fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
+    }
     write_moments(set, optimizer, &temporary.join(OPTIMIZER_FILE))?;
 
     let mut files = BTreeMap::new();
@@ -183,7 +188,7 @@ fn write_moments(set: &LoraSet, optimizer: &AdamW, path: &Path) -> Result<()> {
             ))
         })
         .collect::<Result<Vec<_>>>()?;
-    safetensors::serialize_to_file(views, None, path)
+    fs::write(path, safetensors::serialize(views, None)?)
         .with_context(|| format!("writing {}", path.display()))
 }
 

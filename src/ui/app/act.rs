@@ -128,8 +128,7 @@ impl App {
 
     fn pause_or_resume(&mut self) -> Vec<Action> {
         let phase = self.state.phase;
-        let gone = matches!(self.connection, Connection::NoRunner { .. });
-        if self.readonly.is_none() && (phase.is_end() || gone) {
+        if self.readonly.is_none() && (phase.is_end() || self.runner_gone()) {
             if phase == PhaseName::Done {
                 self.toast(
                     false,

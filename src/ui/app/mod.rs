@@ -393,6 +393,11 @@ impl App {
         self.connection == Connection::Live
     }
 
+    /// Whether no runner is alive, whatever the run's last phase says.
+    pub fn runner_gone(&self) -> bool {
+        matches!(self.connection, Connection::NoRunner { .. })
+    }
+
     /// Seconds since the last event: by this machine's clock while a runner talks, else since the
     /// time the event carries.
     pub fn age(&self) -> f64 {

@@ -39,7 +39,7 @@ pub const STOP_CHOICES: [(char, &str, &str); 3] = [
     (
         'd',
         "discard",
-        "end now; steps since the last checkpoint are lost",
+        "lose unsaved steps; end at once, without a checkpoint",
     ),
     ('c', "cancel", "let it run"),
 ];

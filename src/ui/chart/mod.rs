@@ -28,6 +28,8 @@ pub struct Curve {
 #[derive(Debug)]
 pub struct LevelLine {
     pub value: f64,
+    /// Whether the chart must reach to it; else it shows where it happens to lie inside.
+    pub keep: bool,
     pub label: String,
     pub role: Role,
 }
@@ -79,7 +81,7 @@ impl Chart {
             .iter()
             .filter(|(step, _)| self.window.column(*step as f64, 1).is_some())
             .map(|(_, v)| *v)
-            .chain(self.level.iter().map(|l| l.value))
+            .chain(self.level.iter().filter(|l| l.keep).map(|l| l.value))
             .collect();
         let rows = usize::from(area.height - BELOW);
         let axis = Axis::new(&values, &always, self.log, (rows / 3).clamp(2, 8));
@@ -132,6 +134,9 @@ impl Chart {
         let Some(y) = axis.row(level.value, usize::from(plot.height)) else {
             return;
         };
+        if !axis.contains(level.value) {
+            return;
+        }
         for x in 0..usize::from(plot.width) {
             put(buf, plot, x, y, theme.glyphs.dotted, theme, level.role);
         }

@@ -186,7 +186,9 @@ impl Axis {
             let first = lo.log10().floor() as i32;
             let last = hi.log10().ceil() as i32;
             (first..=last)
-                .flat_map(|p| [1.0, 1.5, 2.0, 3.0, 5.0, 7.0].map(|m| m * 10f64.powi(p)))
+                .flat_map(|p| {
+                    [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0].map(|m| m * 10f64.powi(p))
+                })
                 .collect()
         };
         let below = candidates.iter().copied().filter(|c| *c <= lo * 1.000_001);
@@ -217,6 +219,10 @@ impl Axis {
             log: true,
             ticks: ticks.into_iter().map(|v| (v, label(v))).collect(),
         }
+    }
+
+    pub fn contains(&self, value: f64) -> bool {
+        (self.lo..=self.hi).contains(&value)
     }
 
     /// Height from 0 (bottom) to 1 (top), stuck to the edge outside; `None` for what has none.

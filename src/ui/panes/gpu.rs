@@ -78,7 +78,8 @@ fn face(
     lines
 }
 
-/// Index, a sign for the device in use, and its name in what `columns` leave.
+/// Index, a sign for the device in use, and its name in what `columns` leave: the end tells models
+/// apart.
 fn name(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Span<'static>> {
     let (sign, role) = if gpu.in_use {
         (theme.glyphs.circle, Role::Good)
@@ -89,7 +90,7 @@ fn name(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Span<'static>> {
         Span::styled(format!("{} ", gpu.index), theme[Role::Muted]),
         Span::styled(format!("{sign} "), theme[role]),
         Span::styled(
-            text::truncate(&gpu.name, columns.saturating_sub(4), theme.glyphs.ellipsis),
+            text::truncate_start(&gpu.name, columns.saturating_sub(4), theme.glyphs.ellipsis),
             theme[Role::Text],
         ),
     ]
@@ -238,27 +239,26 @@ fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>
         text::bytes(gpu.memory_used),
         text::bytes(gpu.memory_total)
     );
+    let throttling = gpu.throttling.join(", ");
+    let facts = [
+        gpu.utilization
+            .map(|u| Span::styled(format!("{u} %"), theme[Role::Text])),
+        temperature(theme, gpu),
+        (!throttling.is_empty()).then(|| Span::styled(throttling, theme[Role::Warning])),
+        power(gpu).map(|p| Span::styled(p, theme[Role::Text])),
+    ];
+    // Facts give way to the name: it tells which device this is.
+    let least = 4 + text::width(&gpu.name).min(16);
+    let mut words = 0;
     let mut rest = Vec::new();
-    if let Some(utilization) = gpu.utilization {
-        rest.push(Span::styled(
-            format!("  {utilization} %"),
-            theme[Role::Text],
-        ));
+    for fact in facts.into_iter().flatten() {
+        let more = 2 + text::width(&fact.content);
+        if least + words + more > columns {
+            break;
+        }
+        words += more;
+        rest.extend([Span::raw("  "), fact]);
     }
-    if let Some(t) = temperature(theme, gpu) {
-        rest.push(Span::raw("  "));
-        rest.push(t);
-    }
-    if let Some(power) = power(gpu) {
-        rest.push(Span::styled(format!("  {power}"), theme[Role::Text]));
-    }
-    if !gpu.throttling.is_empty() {
-        rest.push(Span::styled(
-            format!("  {}", gpu.throttling.join(", ")),
-            theme[Role::Warning],
-        ));
-    }
-    let words: usize = rest.iter().map(|s| text::width(&s.content)).sum();
     let mut head = name(theme, columns.saturating_sub(words), gpu);
     head.extend(rest);
     let mut spans = vec![Span::raw("  ")];
@@ -287,22 +287,19 @@ pub fn history_line(
     // How many of the newest readings belong to the column that is being filled.
     let open = (readings % A_COLUMN as u64) as usize;
     let full = values.len().saturating_sub(open);
-    let text: String = values[..full]
-        .rchunks(A_COLUMN)
+    let level = |chunk: &[f64]| {
+        let mean = chunk.iter().sum::<f64>() / chunk.len() as f64;
+        let share = if mean.is_finite() { mean } else { 0.0 };
+        levels[(share.clamp(0.0, 1.0) * (levels.len() - 1) as f64).round() as usize]
+    };
+    let mut text: Vec<&str> = values[full..]
+        .chunks(A_COLUMN)
+        .chain(values[..full].rchunks(A_COLUMN))
         .take(room)
-        .map(|chunk| {
-            let mean = chunk.iter().sum::<f64>() / chunk.len() as f64;
-            let level = if mean.is_finite() {
-                (mean.clamp(0.0, 1.0) * (levels.len() - 1) as f64).round() as usize
-            } else {
-                0
-            };
-            levels[level]
-        })
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
+        .map(level)
         .collect();
+    text.reverse();
+    let text = text.concat();
     Line::from(vec![
         Span::styled(text::pad(label, labels), theme[Role::Muted]),
         Span::styled(text, theme[Role::Accent]),

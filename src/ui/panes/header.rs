@@ -151,8 +151,7 @@ fn phase(app: &App, theme: &Theme, long: bool) -> Segment {
             theme[Role::Muted],
         )];
     }
-    let gone = matches!(app.connection, Connection::NoRunner { .. });
-    if gone && !state.phase.is_end() {
+    if app.runner_gone() && !state.phase.is_end() {
         return vec![
             Span::styled(
                 format!("{} runner gone", theme.glyphs.phase_failed),
@@ -235,6 +234,14 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
     spans
 }
 
+/// Seconds left, while steps are being done.
+fn eta(app: &App) -> Option<f64> {
+    if app.runner_gone() || app.state.phase == PhaseName::Paused {
+        return None;
+    }
+    app.state.eta_seconds()
+}
+
 /// Share of the run that is done.
 fn share(app: &App) -> Option<f64> {
     let total = app.state.total_steps;
@@ -269,8 +276,8 @@ fn progress(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if state.last.step > 0 {
         right += &format!("   epoch {:.2}", state.last.epoch);
     }
-    match state.eta_seconds() {
-        Some(seconds) if state.phase != PhaseName::Paused => {
+    match eta(app) {
+        Some(seconds) => {
             right += &format!("   {} left", text::eta(seconds));
         }
         _ if state.phase.is_end() && state.last.step > 0 => {
@@ -310,7 +317,7 @@ fn draw_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         theme[Role::Text],
     )]);
     segments.push(loss(app, theme));
-    if let Some(eta) = state.eta_seconds() {
+    if let Some(eta) = eta(app) {
         segments.push(vec![Span::styled(text::eta(eta), theme[Role::Muted])]);
     }
     join(segments, area, buf);

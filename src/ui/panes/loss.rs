@@ -40,6 +40,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         dots: state.evals.iter().map(|(s, v)| (*s, v.0)).collect(),
         level: base.map(|value| LevelLine {
             value,
+            keep: app.view.zoom == 0,
             label: format!("bare base {}", text::number(value)),
             role: Role::ChartBase,
         }),

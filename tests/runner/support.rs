@@ -18,6 +18,7 @@ use loradeck::run::folder::RunFolder;
 use loradeck::run::link::{Link, Update};
 use loradeck::run::runner::{self, Place};
 use loradeck::run::start::Request;
+use loradeck::run::status::load_state;
 use loradeck::train::{Control, Folders, Outcome, Reporter};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -147,6 +148,11 @@ impl Run {
             );
         }
         events
+    }
+
+    /// As the folder tells it.
+    pub fn phase(&self) -> String {
+        load_state(&self.folder).unwrap().phase.as_str().to_owned()
     }
 
     /// Steps in the log.
@@ -316,7 +322,8 @@ fn pretend(
     });
     phase(PhaseName::Training);
     let mut step = 0;
-    let mut paused = false;
+    // Until someone says resume, so that a test can get ready.
+    let mut paused = is("wait");
     while step < total {
         while let Ok(control) = if paused {
             controls.recv().map_err(|_| ())

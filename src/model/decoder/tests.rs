@@ -1,0 +1,175 @@
+//! Which gradients a pass gives, and that nothing else does.
+
+use super::super::lora::match_targets;
+use super::*;
+use crate::ops::to_vec;
+use crate::random::{Purpose, Stream};
+
+fn decoder() -> Decoder {
+    let source = Source::open("builtin:tiny-llama").unwrap();
+    Decoder::new(&source, &Device::Cpu, DType::F32).unwrap()
+}
+
+/// An adapter whose B is not zero, so that every number matters.
+fn adapter(decoder: &Decoder, layers: Option<(usize, usize)>) -> LoraSet {
+    let modules = match_targets(decoder.config(), true, &[], layers).unwrap();
+    let set = LoraSet::new(&modules, 4, 8.0, false, 0.0, vec![], 1, &Device::Cpu).unwrap();
+    for (i, pair) in set.pairs.iter().enumerate() {
+        let mut stream = Stream::new(2, Purpose::Init, 0, i as u32);
+        let b: Vec<f32> = (0..pair.b.elem_count())
+            .map(|_| 0.1 * stream.uniform() - 0.05)
+            .collect();
+        let b = Tensor::from_vec(b, pair.b.shape(), &Device::Cpu).unwrap();
+        pair.b.set(&b).unwrap();
+    }
+    set
+}
+
+fn batch() -> TokenBatch {
+    TokenBatch {
+        input_ids: vec![vec![5, 90, 300, 17, 44], vec![8, 61, 0, 0, 0]],
+        targets: vec![
+            vec![None, Some(300), Some(17), Some(44), None],
+            vec![Some(61), None, None, None, None],
+        ],
+    }
+}
+
+#[test]
+fn every_adapter_gets_a_gradient_that_is_not_zero_once_b_is_not() {
+    let decoder = decoder();
+    let set = adapter(&decoder, None);
+    assert_eq!(set.pairs.len(), decoder.config().linears().len());
+    let pass = decoder
+        .loss_and_gradients(&batch(), &set, None, false)
+        .unwrap();
+    for (pair, (a, b)) in set.pairs.iter().zip(&pass.gradients) {
+        for (gradient, var) in [(a, &pair.a), (b, &pair.b)] {
+            assert_eq!(gradient.dims(), var.dims());
+            let numbers = to_vec(gradient).unwrap();
+            let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
+            assert!(zeros * 10 < numbers.len(), "{}: {zeros} zeros", pair.module);
+        }
+    }
+}
+
+#[test]
+fn a_blocks_backward_leaves_gradients_of_its_adapters_and_its_input_and_of_nothing_frozen() {
+    let decoder = decoder();
+    let set = adapter(&decoder, None);
+    let adapters = [Active {
+        set: &set,
+        strength: 1.0,
+    }];
+    let terms = decoder.terms(&adapters, None, true).unwrap();
+    let packed = Packed::trained(&batch()).unwrap();
+    let pass = decoder.pass(&packed, 0).unwrap();
+    let x = decoder.embed(&packed.ids).unwrap();
+    for wanted in [true, false] {
+        let x = leaf(&x, wanted).unwrap();
+        let y = decoder.blocks[1]
+            .forward(&x, &terms[1], &pass, None)
+            .unwrap();
+        let store = pull_gradients(&y, &y.ones_like().unwrap()).unwrap();
+        // The residual hands the input its gradient even when nobody asks for it.
+        assert_eq!(store.get_ids().count(), 1 + 2 * LINEARS.len());
+        assert!(store.get(&x).is_some());
+        for term in terms[1].iter().flatten() {
+            assert!(store.get(&term.a).is_some() && store.get(&term.b).is_some());
+        }
+    }
+    let y = decoder.blocks[1]
+        .forward(&x, &detached(&terms[1]), &pass, None)
+        .unwrap();
+    assert!(!y.track_op(), "a pass without gradients must keep no graph");
+}
+
+#[test]
+fn an_adapter_on_some_layers_gets_the_gradients_it_gets_beside_the_others() {
+    let decoder = decoder();
+    let (all, some) = (adapter(&decoder, None), adapter(&decoder, Some((2, 3))));
+    // The same numbers in the common layers, none in the others: the same function.
+    for pair in &all.pairs {
+        match some.index.get(&pair.module) {
+            Some(&i) => {
+                pair.a.set(&some.pairs[i].a).unwrap();
+                pair.b.set(&some.pairs[i].b).unwrap();
+            }
+            None => pair.b.set(&pair.b.zeros_like().unwrap()).unwrap(),
+        }
+    }
+    let pass = |set: &LoraSet, recompute| {
+        decoder
+            .loss_and_gradients(&batch(), set, None, recompute)
+            .unwrap()
+    };
+    let expected = pass(&all, false);
+    for recompute in [false, true] {
+        let got = pass(&some, recompute);
+        assert_eq!(got.loss_sum, expected.loss_sum);
+        for (pair, (a, b)) in some.pairs.iter().zip(&got.gradients) {
+            let (all_a, all_b) = &expected.gradients[all.index[&pair.module]];
+            assert_eq!(to_vec(a).unwrap(), to_vec(all_a).unwrap());
+            assert_eq!(to_vec(b).unwrap(), to_vec(all_b).unwrap());
+        }
+    }
+}
+
+#[test]
+fn padding_and_the_batchs_other_rows_change_nothing() {
+    let decoder = decoder();
+    let set = adapter(&decoder, None);
+    let whole = decoder
+        .loss_and_gradients(&batch(), &set, None, true)
+        .unwrap();
+    let mut sum = 0.0;
+    let TokenBatch { input_ids, targets } = batch();
+    for (ids, targets) in input_ids.into_iter().zip(targets) {
+        let row = TokenBatch {
+            input_ids: vec![ids],
+            targets: vec![targets],
+        };
+        sum += decoder
+            .loss_and_gradients(&row, &set, None, true)
+            .unwrap()
+            .loss_sum;
+    }
+    assert!((sum - whole.loss_sum).abs() < 1e-5 * sum);
+    assert_eq!(whole.trained_tokens, 4);
+}
+
+#[test]
+fn nothing_to_train_on_is_a_loss_of_zero_with_zero_gradients() {
+    let decoder = decoder();
+    let set = adapter(&decoder, None);
+    let nothing = TokenBatch {
+        input_ids: vec![vec![1, 2]],
+        targets: vec![vec![None, None]],
+    };
+    let pass = decoder
+        .loss_and_gradients(&nothing, &set, None, true)
+        .unwrap();
+    assert_eq!((pass.loss_sum, pass.trained_tokens), (0.0, 0));
+    assert_eq!(pass.gradients.len(), set.pairs.len());
+}
+
+#[test]
+fn what_cannot_be_computed_is_said_in_a_sentence() {
+    let decoder = decoder();
+    let error = |ids: Vec<u32>| {
+        let error = decoder.logits(&[ids], &[]).unwrap_err();
+        assert_eq!(crate::error::exit_code(&error), 2);
+        error.to_string()
+    };
+    assert!(error(vec![0, 9_999]).contains("token id 9999"));
+    assert!(error(vec![0; 513]).contains("context of 512"));
+    let set = adapter(&decoder, None);
+    let mut other = set.clone();
+    other.pairs[0].module = "model.layers.77.mlp.up_proj".to_owned();
+    let adapters = [Active {
+        set: &other,
+        strength: 1.0,
+    }];
+    let error = decoder.logits(&[vec![1]], &adapters).unwrap_err();
+    assert!(error.to_string().contains("another base"), "{error}");
+}
