@@ -53,12 +53,11 @@ pub(super) fn run(report: &Report, mut on_step: impl FnMut(&Step)) -> Vec<Step> 
     };
     let config = small(&loaded.config, &scratch.0);
     let first = scratch.pass(&config, None);
-    if first.tell(&mut add, "two steps") {
+    if first.tell(&mut add) {
         let resumed = scratch.newest_checkpoint().map(|checkpoint| {
             let longer = RunConfig {
                 max_steps: Some(3),
                 sample_prompts: Vec::new(),
-                eval_split: config.eval_split,
                 ..config.clone()
             };
             scratch.pass(&longer, Some(&checkpoint))
@@ -186,11 +185,7 @@ impl Pass {
     }
 
     /// Reports the first pass part by part; whether all went well.
-    fn tell(
-        &self,
-        add: &mut dyn FnMut(&'static str, Result<String, String>, f64),
-        steps: &'static str,
-    ) -> bool {
+    fn tell(&self, add: &mut dyn FnMut(&'static str, Result<String, String>, f64)) -> bool {
         let ready = self
             .events
             .iter()
@@ -199,10 +194,15 @@ impl Pass {
             let seconds = (self.events[index].0 - self.begun).as_secs_f64();
             add("open base and data", Ok(String::new()), seconds);
         }
-        self.tell_steps(add, steps);
+        self.tell_steps(add, "two steps", 2);
         for (index, (_, event)) in self.events.iter().enumerate() {
             match event {
-                EventKind::Eval { loss, seconds, .. } => {
+                EventKind::Eval {
+                    step,
+                    loss,
+                    seconds,
+                    ..
+                } if *step > 0 => {
                     let loss = format!("held-out loss {:.4}", loss.0);
                     add("eval", Ok(loss), *seconds);
                 }
@@ -234,7 +234,7 @@ impl Pass {
             _ => None,
         });
         if resumed == Some(2) {
-            self.tell_steps(add, "resume, one more step");
+            self.tell_steps(add, "resume, one more step", 1);
         }
         if self.tell_failure(add) && resumed != Some(2) {
             let why = "the trainer did not go on from step 2".to_owned();
@@ -246,6 +246,7 @@ impl Pass {
         &self,
         add: &mut dyn FnMut(&'static str, Result<String, String>, f64),
         name: &'static str,
+        expected: usize,
     ) {
         let mut losses = Vec::new();
         let mut seconds = 0.0;
@@ -255,7 +256,6 @@ impl Pass {
                 seconds += metrics.seconds;
             }
         }
-        let expected = if name == "two steps" { 2 } else { 1 };
         if losses.len() == expected {
             add(name, Ok(format!("loss {}", losses.join(", "))), seconds);
         } else if self.result.is_ok() {
