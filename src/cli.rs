@@ -1,11 +1,8 @@
-//! The command line: arguments and where they are dispatched to.
+//! The command line's arguments.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::commands;
 
 /// Fine-tunes LoRA adapters from one YAML file; watch and steer the run from a terminal.
 #[derive(Debug, Parser)]
@@ -174,21 +171,4 @@ pub struct GenerateArgs {
 pub struct RunnerArgs {
     /// The request `train` wrote: a JSON file in the run's folder
     pub request: PathBuf,
-}
-
-/// Runs the chosen subcommand; the value is the process's exit code.
-///
-/// # Errors
-/// What the subcommand reports: see [`crate::error::exit_code`].
-pub fn dispatch(cli: Cli) -> Result<u8> {
-    match cli.command {
-        CommandLine::Train(args) => commands::train::run(args),
-        CommandLine::Attach(args) => commands::attach::run(args),
-        CommandLine::Status(args) => commands::status::run(args),
-        CommandLine::Send(args) => commands::send::run(args),
-        CommandLine::Check(args) => commands::check::run(args),
-        CommandLine::Export(args) => commands::export::run(args),
-        CommandLine::Generate(args) => commands::generate::run(args),
-        CommandLine::Runner(args) => commands::runner::run(args),
-    }
 }

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use loradeck::cli::{self, Cli};
+use loradeck::cli::Cli;
+use loradeck::commands;
 use loradeck::error::exit_code;
 
 fn main() -> ExitCode {
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
         // SAFETY: no other thread exists yet that could read the environment meanwhile.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
-    match cli::dispatch(Cli::parse()) {
+    match commands::dispatch(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("loradeck: {error:#}");

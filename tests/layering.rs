@@ -37,7 +37,7 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
                 "ui",
             ],
         ),
-        ("cli", vec!["commands"]),
+        ("cli", vec![]),
     ])
 }
 

@@ -8,3 +8,24 @@ pub mod runner;
 pub mod send;
 pub mod status;
 pub mod train;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, CommandLine};
+
+/// Runs the chosen subcommand; the value is the process's exit code.
+///
+/// # Errors
+/// What the subcommand reports: see [`crate::error::exit_code`].
+pub fn dispatch(cli: Cli) -> Result<u8> {
+    match cli.command {
+        CommandLine::Train(args) => train::run(args),
+        CommandLine::Attach(args) => attach::run(args),
+        CommandLine::Status(args) => status::run(args),
+        CommandLine::Send(args) => send::run(args),
+        CommandLine::Check(args) => check::run(args),
+        CommandLine::Export(args) => export::run(args),
+        CommandLine::Generate(args) => generate::run(args),
+        CommandLine::Runner(args) => runner::run(args),
+    }
+}
