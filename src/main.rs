@@ -14,6 +14,11 @@ fn main() -> ExitCode {
         // SAFETY: no other thread exists yet that could read the environment meanwhile.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
+    // candle's errors would carry a backtrace into the sentences that people read.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        // SAFETY: as above.
+        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    }
     match commands::dispatch(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
