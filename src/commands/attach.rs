@@ -1,6 +1,6 @@
 //! `loradeck attach`: the deck on a run, live or ended.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
 
@@ -24,7 +24,11 @@ pub fn run(args: AttachArgs) -> Result<u8> {
     })?;
     if let Some(pid) = live_runner(&folder) {
         let path = folder.root().display();
-        println!("the run goes on (pid {pid}); `loradeck attach {path}` opens it again");
+        // The terminal may be gone, which is why the deck has ended.
+        let _ = writeln!(
+            std::io::stdout(),
+            "the run goes on (pid {pid}); `loradeck attach {path}` opens it again"
+        );
     }
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! `loradeck export`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,7 +35,9 @@ pub fn run(args: ExportArgs) -> Result<u8> {
             }
         };
         let bytes = export_checkpoint(&checkpoint, format, &folder)?;
-        println!(
+        // What is written stays written when nobody reads this line.
+        let _ = writeln!(
+            std::io::stdout(),
             "wrote {} of {} to {} ({bytes} bytes)",
             format_name(format),
             checkpoint.path.display(),

@@ -1,5 +1,6 @@
 //! `loradeck send`: one command to a run, and its answer.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -27,7 +28,8 @@ pub fn run(args: SendArgs) -> Result<u8> {
         eprintln!("waiting: the run takes commands between two micro-batches, once it is loaded");
     })?;
     if answer.ok {
-        println!("{word}: {}", answer.message);
+        // Whoever reads may have left: `send RUN pause | head -0`.
+        let _ = writeln!(std::io::stdout(), "{word}: {}", answer.message);
         Ok(0)
     } else {
         eprintln!("loradeck: {word}: {}", answer.message);
