@@ -91,7 +91,12 @@ impl Lines {
                     } else {
                         format!(" {detail}")
                     };
-                    vec![format!("stopped{by} after step {}", self.state.last.step)]
+                    let step = self.state.last.step;
+                    if by.contains("at step") {
+                        vec![format!("stopped{by}")]
+                    } else {
+                        vec![format!("stopped{by} after step {step}")]
+                    }
                 }
                 _ => Vec::new(),
             },
