@@ -153,6 +153,29 @@ fn a_killed_runner_reads_as_failed_and_its_lock_is_free_again() {
 }
 
 #[test]
+fn a_runner_whose_folder_was_deleted_ends_when_another_starts_there() {
+    let scratch = Scratch::new(LONG);
+    scratch.detach();
+    let first = scratch.wait_for_step(2)["pid"].as_u64().unwrap();
+    // Again where the runner writes into it meanwhile.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::remove_dir_all(&scratch.run).is_err() && Instant::now() < deadline {}
+    // Until another comes, the first one holds the only copy of its work.
+    std::thread::sleep(Duration::from_millis(1200));
+    assert!(alive(first));
+    scratch.detach();
+    let second = scratch.wait_for_step(1)["pid"].as_u64().unwrap();
+    assert_ne!(first, second);
+    while alive(first) {
+        assert!(Instant::now() < deadline, "two runners in one folder");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let step = scratch.step();
+    scratch.wait_for_step(step + 2);
+    assert_eq!(scratch.status()["pid"], second);
+}
+
+#[test]
 fn every_watcher_sees_every_acknowledgement_and_a_broken_line_hurts_nobody() {
     let scratch = Scratch::new(LONG);
     scratch.detach();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -179,7 +180,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 /// The runner's hold on its folder; free again when dropped, or when the process is gone.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Why a lock was not taken.
@@ -225,7 +226,17 @@ impl Lock {
             .set_len(0)
             .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
         written.map_err(|e| LockError::Failed(anyhow!("cannot write {}: {e}", path.display())))?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
+    }
+
+    /// Device and number of the lock's file: it stays the same when the folder is moved, and what
+    /// then lies at the folder's path is another.
+    ///
+    /// # Errors
+    /// The file system does not tell.
+    pub fn identity(&self) -> Result<(u64, u64)> {
+        let found = self.file.metadata().context("cannot look at the lock")?;
+        Ok((found.dev(), found.ino()))
     }
 }
 

@@ -14,6 +14,7 @@
 
 pub mod client;
 mod control;
+mod eviction;
 pub mod folder;
 pub mod headless;
 mod hub;

@@ -26,7 +26,7 @@ use super::log::{EventLog, SEGMENT_BYTES};
 use super::server::{PROGRAM, Server};
 use super::start::{FirstWord, Request};
 use super::store::Store;
-use super::{headless, provenance, sampler, signals, tensorboard, watch};
+use super::{eviction, headless, provenance, sampler, signals, tensorboard, watch};
 
 /// Deep graphs are dropped recursively.
 const TRAINER_STACK: usize = 64 << 20;
@@ -126,7 +126,7 @@ struct Seat {
     missing: u64,
     last_seq: u64,
     /// Last, so that it is the last to be dropped.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Seat {
@@ -148,7 +148,7 @@ impl Seat {
             cut,
             missing,
             last_seq,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -224,6 +224,7 @@ fn set_up(seat: &Seat, request: Request, loaded: LoadedConfig, place: Place) -> 
     let tasks = vec![
         watch::start(&loaded, request.sets, gate.clone(), hub.clone())?,
         sampler::start(&folder, hub.clone())?,
+        eviction::start(&folder, &seat.lock, hub.clone())?,
     ];
     provenance::start(&loaded, info.clone(), &hub)?;
     Ok(Runner {
