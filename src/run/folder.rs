@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::error::input_error;
 use crate::train::Folders;
 
 /// Paths inside a run's folder.
@@ -82,8 +83,13 @@ impl RunFolder {
             &folders.exports,
             &self.tensorboard(),
         ] {
-            fs::create_dir_all(folder)
-                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+            fs::create_dir_all(folder).map_err(|e| {
+                input_error(format!(
+                    "output_dir: the folder {} cannot be made ({e}); write another `output_dir`, or \
+                     mend its permissions",
+                    folder.display()
+                ))
+            })?;
         }
         Ok(())
     }
