@@ -309,7 +309,7 @@ fn json_csv_and_txt_are_read_with_the_lines_of_their_records() {
         [
             "a.json:3: it is not valid JSON: trailing comma (column 19)",
             "c.json:2: `text` is a number, not a text",
-            "d.csv:4: it has 1 cells, and the header has 2",
+            "d.csv:4: it has 1 cell, and the header has 2",
         ]
     );
     assert_eq!(data.statistics.files, 7);

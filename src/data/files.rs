@@ -82,6 +82,13 @@ pub(super) fn find(path: &Path) -> Result<Found> {
     };
     let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if !metadata.is_dir() {
+        // Opening a named pipe would wait for a writer, and no signal ends that.
+        if !metadata.is_file() {
+            return Err(input_error(format!(
+                "train_data_dir: {} is neither a file nor a folder; write the data into a file",
+                path.display()
+            )));
+        }
         if !is_data(path) {
             return Err(input_error(format!(
                 "train_data_dir: {} is not a .jsonl, .json, .csv or .txt file; convert it to one",
@@ -122,7 +129,7 @@ pub(super) fn find(path: &Path) -> Result<Found> {
                 .any(|c| last.to_lowercase().starts_with(c))
             {
                 companions.push(name);
-            } else if is_data(&at) {
+            } else if is_data(&at) && at.is_file() {
                 files.push((name, at));
             } else {
                 others.push(name);
@@ -395,7 +402,10 @@ fn rows(bytes: &[u8]) -> Vec<(usize, Raw)> {
                 let reason = match e.kind() {
                     csv::ErrorKind::UnequalLengths {
                         expected_len, len, ..
-                    } => format!("it has {len} cells, and the header has {expected_len}"),
+                    } => {
+                        let s = if *len == 1 { "" } else { "s" };
+                        format!("it has {len} cell{s}, and the header has {expected_len}")
+                    }
                     _ => "it is not valid CSV".into(),
                 };
                 found.push((line, Raw::Bad(reason)));
