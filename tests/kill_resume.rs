@@ -171,3 +171,20 @@ fn a_changed_restart_key_is_refused_with_the_difference() {
         "{said}"
     );
 }
+
+#[test]
+fn a_run_whose_checkpoints_are_all_damaged_is_never_started_over_unasked() {
+    let scratch = Scratch::new(CONFIG);
+    let mut child = scratch.headless();
+    kill_when(&mut child, || logged_steps(&scratch.run) >= 5);
+    let damaged = scratch.run.join("checkpoints/step-000004/state.json");
+    fs::write(&damaged, "{").unwrap();
+    let out = scratch.output(&["train", scratch.config.to_str().unwrap(), "--headless"]);
+    let said = program::text(&out);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("step-000004") && said.contains("--resume never"),
+        "{said}"
+    );
+    assert!(damaged.exists(), "the damaged checkpoint was taken away");
+}

@@ -443,6 +443,8 @@ impl RunState {
             EventKind::Message(message) => self.log(time, message.level, message.text.clone()),
             EventKind::Finished { step, .. } => {
                 self.enter(PhaseName::Done, "", time);
+                // A `max_steps` set below the step in progress ends the run after that step.
+                self.total_steps = *step;
                 self.log(time, Level::Info, format!("finished after {step} steps"));
             }
         }

@@ -133,6 +133,15 @@ fn auto(folder: &RunFolder, wanted: &RunConfig) -> Result<Decision> {
             ));
             Some(found.path)
         }
+        // To start over unasked would be to lose the run.
+        None if !notes.is_empty() => {
+            return Err(input_error(format!(
+                "no checkpoint of the run {} is whole: {}; put one back, or train anew with \
+                 `--resume never`, which keeps the old folder under another name",
+                folder.root().display(),
+                notes.join("; ")
+            )));
+        }
         None => {
             notes.push("the run has no checkpoint yet and starts from its first step".to_owned());
             None

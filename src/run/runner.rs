@@ -304,7 +304,8 @@ fn log_panics(folder: &RunFolder) {
     }
 }
 
-/// First signal: checkpoint and end. Second: end at once.
+/// First signal: checkpoint and end; while loading, when nothing can be lost, end at once, as a
+/// read that hangs would never see the signal. Second: end at once.
 fn handle_signals(
     gate: &Gate,
     hub: &Hub,
@@ -316,7 +317,8 @@ fn handle_signals(
     let asked = AtomicBool::new(false);
     signals::handle(move |number| {
         let name = if number == 2 { "SIGINT" } else { "SIGTERM" };
-        if !asked.swap(true, Ordering::Relaxed) {
+        let loading = hub.phase() == PhaseName::Loading;
+        if !loading && !asked.swap(true, Ordering::Relaxed) {
             if gate.signal(number) {
                 let again = match place {
                     Place::Foreground => " (again: end without one)",
@@ -329,7 +331,10 @@ fn handle_signals(
         }
         hub.emit(EventKind::Phase {
             phase: PhaseName::Stopped,
-            detail: format!("by a second {name}, without a checkpoint"),
+            detail: match loading {
+                true => format!("by {name} while loading"),
+                false => format!("by a second {name}, without a checkpoint"),
+            },
             error: None,
         });
         let code = (128 + number) as u8;

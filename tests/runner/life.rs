@@ -118,6 +118,7 @@ fn a_second_signal_ends_a_trainer_that_does_not_listen() {
     let run = Run::new("max_steps: 100000");
     let runner = run.start("deaf");
     runner.answers();
+    eventually("the trainer works", || run.phase() == "training");
     runner.kill("TERM");
     eventually("the first signal is told", || {
         run.events()
@@ -126,6 +127,16 @@ fn a_second_signal_ends_a_trainer_that_does_not_listen() {
     });
     runner.kill("TERM");
     assert_eq!(runner.wait(), 143);
+    assert_eq!(run.phase(), "stopped");
+}
+
+#[test]
+fn a_signal_ends_a_run_that_hangs_while_loading() {
+    let run = Run::new("max_steps: 5");
+    let runner = run.start("hung-loading");
+    runner.answers();
+    runner.kill("INT");
+    assert_eq!(runner.wait(), 130);
     assert_eq!(run.phase(), "stopped");
 }
 

@@ -312,7 +312,11 @@ fn pretend(
     if is("bad-input") {
         return Err(input_error("train.jsonl:3: not a record; mend it"));
     }
+    if is("hung-loading") {
+        std::thread::sleep(PATIENCE * 2);
+    }
     if is("deaf") {
+        phase(PhaseName::Training);
         std::thread::sleep(PATIENCE * 2);
     }
     let total = config.max_steps.unwrap_or(10);
