@@ -215,7 +215,9 @@ pub(super) fn task_of(base: &str) -> Option<TaskType> {
         if path.join("model_index.json").is_file() {
             return Some(TaskType::TextToImage);
         }
-        return causal(path).then_some(TaskType::TextGeneration);
+        // Whether it is a language model that can be trained is for the opening of the base to say.
+        let described = path.join("config.json").is_file();
+        return described.then_some(TaskType::TextGeneration);
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("gguf" | "bin" | "ggml") => Some(TaskType::TextGeneration),
