@@ -54,15 +54,19 @@ impl Source {
             builtin::open(name)?
         } else {
             let path = Path::new(base_model);
-            let metadata = std::fs::metadata(path)
-                .map_err(|e| input_error(format!("base_model {base_model} cannot be read: {e}")))?;
+            let metadata = std::fs::metadata(path).map_err(|e| {
+                input_error(format!(
+                    "the base {base_model} cannot be read: {e}; name a Hugging Face folder, a \
+                     .gguf file or builtin:tiny-llama"
+                ))
+            })?;
             if metadata.is_dir() {
                 hugging_face::open(path)?
             } else if is_gguf(path) {
                 gguf_base::open(path)?
             } else {
                 return Err(input_error(format!(
-                    "base_model {base_model} is not a base that can be opened: it must be a \
+                    "{base_model} is not a base that can be opened: it must be a \
                      Hugging Face folder (with config.json, *.safetensors and tokenizer.json), a \
                      .gguf file or builtin:tiny-llama"
                 )));
