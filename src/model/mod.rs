@@ -28,7 +28,7 @@ pub use config::{DecoderConfig, RopeScaling};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
 pub use lora::{Active, LoraPair, LoraSet, match_targets, scale, target_names};
-pub use memory::{MemoryEstimate, memory_estimate};
+pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use tokenizer::Tokenizer;
 
 use source::Source;

@@ -11,6 +11,7 @@ mod decode;
 mod dropout;
 mod embedding;
 mod head;
+pub mod heap;
 mod linear;
 mod lora;
 mod matrix;

@@ -8,6 +8,7 @@ use candle_core::Device;
 use super::checkpoint::{self, Checkpoint};
 use super::preflight::{format_name, formats};
 use super::save::in_run;
+use super::shrink::admitted;
 use super::trainer::{Flow, Trainer};
 use crate::adapter;
 use crate::config::ExportFormat;
@@ -80,7 +81,9 @@ impl Trainer<'_> {
                 let name = format!("{}{suffix}", format_name(format));
                 let folder = self.folders.exports.join(&name);
                 let base = &self.base.description.name;
-                let bytes = export(&self.set, base, format, &folder)
+                // The adapter as bytes, and again in the format's own layout.
+                let needed = 4 * 4 * self.set.parameters();
+                let bytes = admitted(needed, || export(&self.set, base, format, &folder))
                     .with_context(|| format!("the export {} was not written", folder.display()))?;
                 self.reporter.emit(EventKind::Export {
                     step: self.progress.step,
