@@ -1,16 +1,16 @@
 //! The decoder: forward passes, and training passes block by block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::batch::{Packed, TokenBatch};
 use super::block::{Block, BlockTerms, Pass};
 use super::cache::{KvCache, LayerCache};
 use super::config::{DecoderConfig, LINEARS};
-use super::lora::{Active, LoraSet};
+use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
@@ -31,8 +31,8 @@ pub struct LossAndGradients {
     /// Sum over trained tokens of the negative log-likelihood.
     pub loss_sum: f64,
     pub trained_tokens: u64,
-    /// Gradients of `loss_sum` for (A, B) of every pair of the set, in its order, f32.
-    pub gradients: Vec<(Tensor, Tensor)>,
+    /// Gradients of `loss_sum` for every parameter of the set, in its order, f32.
+    pub gradients: Vec<Tensor>,
 }
 
 /// Frozen decoder; all state of a pass is local to the call.
@@ -186,7 +186,9 @@ impl Decoder {
         }
         let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
         let mut dx = d_hidden.context("the head gave no gradient")?;
-        let mut gradients: Vec<Option<(Tensor, Tensor)>> = vec![None; set.pairs.len()];
+        let parameters = set.parameters();
+        let of_layer = self.parameters_by_layer(set, &parameters);
+        let mut gradients: Vec<Option<Tensor>> = vec![None; parameters.len()];
         for layer in (first_adapted..self.blocks.len()).rev() {
             let (input, output) = kept.pop().context("a block's input is missing")?;
             let wanted = layer > first_adapted;
@@ -203,17 +205,16 @@ impl Decoder {
                 continue;
             }
             let mut store = pull_gradients(&output, &dx)?;
-            for (index, pair) in set.pairs.iter().enumerate() {
-                if self
-                    .modules
-                    .get(&pair.module)
-                    .is_some_and(|at| at.0 == layer)
-                {
-                    let missing = || format!("no gradient reached {}", pair.module);
-                    let a = store.remove(&pair.a).with_context(missing)?;
-                    let b = store.remove(&pair.b).with_context(missing)?;
-                    gradients[index] = Some((a, b));
-                }
+            for &index in &of_layer[layer] {
+                let parameter = &parameters[index];
+                let gradient = store
+                    .remove(parameter.var)
+                    .with_context(|| format!("no gradient reached {}", parameter.module))?;
+                // What layers share gets a gradient from each.
+                gradients[index] = Some(match gradients[index].take() {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
+                });
             }
             if wanted {
                 dx = store
@@ -227,6 +228,26 @@ impl Decoder {
             trained_tokens: packed.targets.len() as u64,
             gradients: gradients.context("an adapter got no gradient")?,
         })
+    }
+
+    /// The parameters of each layer's adapters, as indices into `parameters`.
+    fn parameters_by_layer(
+        &self,
+        set: &LoraSet,
+        parameters: &[Parameter<'_>],
+    ) -> Vec<BTreeSet<usize>> {
+        let indices: HashMap<TensorId, usize> = parameters
+            .iter()
+            .enumerate()
+            .map(|(index, parameter)| (parameter.var.id(), index))
+            .collect();
+        let mut of_layer = vec![BTreeSet::new(); self.blocks.len()];
+        for pair in &set.pairs {
+            if let Some(&(layer, _)) = self.modules.get(&pair.module) {
+                of_layer[layer].extend(pair.parts().map(|(_, var)| indices[&var.id()]));
+            }
+        }
+        of_layer
     }
 
     /// A fresh key/value cache for step-by-step generation of one sequence.
@@ -335,7 +356,7 @@ impl Decoder {
     ) -> Result<Vec<BlockTerms>> {
         let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
         for active in adapters {
-            let probability = active.set.dropout;
+            let probability = active.set.spec.dropout;
             for pair in &active.set.pairs {
                 let Some(&(layer, kind)) = self.modules.get(&pair.module) else {
                     return Err(input_error(format!(
@@ -394,11 +415,9 @@ fn detached(terms: &BlockTerms) -> BlockTerms {
     })
 }
 
-fn zero_gradients(set: &LoraSet) -> Result<Vec<(Tensor, Tensor)>> {
-    set.pairs
-        .iter()
-        .map(|pair| Ok((pair.a.zeros_like()?, pair.b.zeros_like()?)))
-        .collect()
+fn zero_gradients(set: &LoraSet) -> Result<Vec<Tensor>> {
+    let zeros = |p: Parameter<'_>| Ok(p.var.zeros_like()?);
+    set.parameters().into_iter().map(zeros).collect()
 }
 
 #[cfg(test)]
