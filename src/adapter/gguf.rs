@@ -91,8 +91,8 @@ pub(super) fn read(path: &Path) -> Result<Adapter> {
     let file = path.display().to_string();
     let bytes =
         std::fs::read(path).map_err(|e| input_error(format!("{file} cannot be read: {e}")))?;
-    let header = Header::parse(&bytes)
-        .map_err(|e| input_error(format!("{file} cannot be used: {e:#}")))?;
+    let header =
+        Header::parse(&bytes).map_err(|e| input_error(format!("{file} cannot be used: {e:#}")))?;
     let kind = header.text("general.type").unwrap_or("model");
     if kind != "adapter" {
         return Err(input_error(format!(
@@ -180,7 +180,9 @@ fn tensor(bytes: &[u8], header: &Header, name: &str, file: &str) -> Result<Numbe
     let end = info.start.checked_add(length);
     let range = end.and_then(|end| bytes.get(info.start..end));
     let range = range.ok_or_else(|| {
-        input_error(format!("{file} ends before its tensors do; it is incomplete"))
+        input_error(format!(
+            "{file} ends before its tensors do; it is incomplete"
+        ))
     })?;
     Ok(Numbers {
         dtype,

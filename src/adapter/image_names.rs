@@ -116,9 +116,12 @@ fn unet(family: Family) -> Vec<Name> {
         );
         pairs.into_iter().for_each(|(d, o)| add(d, o));
     }
-    attention("mid_block.attentions.0".to_owned(), "middle_block.1".to_owned())
-        .into_iter()
-        .for_each(|(d, o)| add(d, o));
+    attention(
+        "mid_block.attentions.0".to_owned(),
+        "middle_block.1".to_owned(),
+    )
+    .into_iter()
+    .for_each(|(d, o)| add(d, o));
     for block in 0..blocks {
         let has_attention = attends(blocks - 1 - block);
         for layer in 0..=LAYERS_PER_BLOCK {
@@ -216,7 +219,11 @@ pub(super) fn kohya_names(family: Family) -> HashMap<String, String> {
         match component {
             UNET => unet(family).iter().for_each(|name| {
                 let original = family == Family::Sdxl;
-                let spelling = if original { &name.original } else { &name.diffusers };
+                let spelling = if original {
+                    &name.original
+                } else {
+                    &name.diffusers
+                };
                 add(&name.diffusers, spelling);
             }),
             _ => text_encoder().iter().for_each(|name| add(name, name)),
@@ -233,25 +240,55 @@ mod tests {
     fn the_originals_names_are_those_of_the_published_checkpoints() {
         let sd = original_unet_names(Family::Sd1);
         for (diffusers, original) in [
-            ("down_blocks.0.attentions.0.proj_in", "input_blocks.1.1.proj_in"),
-            ("down_blocks.2.attentions.1.proj_out", "input_blocks.8.1.proj_out"),
-            ("down_blocks.3.resnets.1.conv2", "input_blocks.11.0.out_layers.3"),
+            (
+                "down_blocks.0.attentions.0.proj_in",
+                "input_blocks.1.1.proj_in",
+            ),
+            (
+                "down_blocks.2.attentions.1.proj_out",
+                "input_blocks.8.1.proj_out",
+            ),
+            (
+                "down_blocks.3.resnets.1.conv2",
+                "input_blocks.11.0.out_layers.3",
+            ),
             ("down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
-            ("mid_block.resnets.1.time_emb_proj", "middle_block.2.emb_layers.1"),
+            (
+                "mid_block.resnets.1.time_emb_proj",
+                "middle_block.2.emb_layers.1",
+            ),
             ("up_blocks.0.upsamplers.0.conv", "output_blocks.2.1.conv"),
             ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
-            ("up_blocks.3.attentions.2.proj_in", "output_blocks.11.1.proj_in"),
-            ("up_blocks.1.resnets.0.conv_shortcut", "output_blocks.3.0.skip_connection"),
+            (
+                "up_blocks.3.attentions.2.proj_in",
+                "output_blocks.11.1.proj_in",
+            ),
+            (
+                "up_blocks.1.resnets.0.conv_shortcut",
+                "output_blocks.3.0.skip_connection",
+            ),
         ] {
             assert_eq!(sd[diffusers], original);
         }
         let xl = original_unet_names(Family::Sdxl);
         for (diffusers, original) in [
-            ("down_blocks.1.attentions.0.transformer_blocks.1.ff.net.2", "input_blocks.4.1.transformer_blocks.1.ff.net.2"),
-            ("down_blocks.2.attentions.1.proj_in", "input_blocks.8.1.proj_in"),
-            ("up_blocks.0.attentions.2.proj_in", "output_blocks.2.1.proj_in"),
+            (
+                "down_blocks.1.attentions.0.transformer_blocks.1.ff.net.2",
+                "input_blocks.4.1.transformer_blocks.1.ff.net.2",
+            ),
+            (
+                "down_blocks.2.attentions.1.proj_in",
+                "input_blocks.8.1.proj_in",
+            ),
+            (
+                "up_blocks.0.attentions.2.proj_in",
+                "output_blocks.2.1.proj_in",
+            ),
             ("up_blocks.0.upsamplers.0.conv", "output_blocks.2.2.conv"),
-            ("up_blocks.1.attentions.0.proj_in", "output_blocks.3.1.proj_in"),
+            (
+                "up_blocks.1.attentions.0.proj_in",
+                "output_blocks.3.1.proj_in",
+            ),
             ("add_embedding.linear_2", "label_emb.0.2"),
         ] {
             assert_eq!(xl[diffusers], original);

@@ -37,12 +37,7 @@ pub enum Format {
 }
 
 impl Format {
-    pub const ALL: [Format; 4] = [
-        Format::Peft,
-        Format::Diffusers,
-        Format::Kohya,
-        Format::Gguf,
-    ];
+    pub const ALL: [Format; 4] = [Format::Peft, Format::Diffusers, Format::Kohya, Format::Gguf];
 
     /// The word in the config, on the command line and in folder names.
     pub fn name(self) -> &'static str {
@@ -164,7 +159,8 @@ impl Adapter {
 
     /// What multiplies `B A` of a part.
     pub fn scale(&self, part: &Part) -> f64 {
-        crate::model::scale(part.alpha, part.rank(), self.use_rslora)
+        let rank = part.rank() as f64;
+        part.alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
     /// Whether any part has DoRA's magnitudes.
@@ -220,7 +216,11 @@ impl Adapter {
     /// The first part with one.
     pub fn check_finite(&self) -> Result<()> {
         for (module, part) in &self.parts {
-            for (end, numbers) in [("A", Some(&part.a)), ("B", Some(&part.b)), ("the magnitude", part.magnitude.as_ref())] {
+            for (end, numbers) in [
+                ("A", Some(&part.a)),
+                ("B", Some(&part.b)),
+                ("the magnitude", part.magnitude.as_ref()),
+            ] {
                 if let Some(number) = numbers.and_then(Numbers::not_finite) {
                     bail!("the adapter is broken: {end} of {module} holds {number}");
                 }

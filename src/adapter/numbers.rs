@@ -65,9 +65,7 @@ impl Dtype {
         let each = numbers.iter();
         match self {
             Dtype::F32 => each.flat_map(|x| x.to_le_bytes()).collect(),
-            Dtype::F16 => each
-                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
-                .collect(),
+            Dtype::F16 => each.flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             Dtype::Bf16 => each
                 .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
                 .collect(),
@@ -168,7 +166,10 @@ mod tests {
     fn a_number_beyond_a_type_is_refused_and_not_made_infinite() {
         let large = Numbers::new(&[1], &[1e6]);
         let error = large.cast(Dtype::F16).unwrap_err().to_string();
-        assert!(error.contains("1000000") && error.contains("f16"), "{error}");
+        assert!(
+            error.contains("1000000") && error.contains("f16"),
+            "{error}"
+        );
         assert!(large.cast(Dtype::Bf16).is_ok());
     }
 

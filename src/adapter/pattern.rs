@@ -49,9 +49,11 @@ impl Patterns {
     /// The number of a module.
     pub fn find(&self, module: &str) -> Option<f64> {
         let fits = |pattern: &Pattern| {
-            module.strip_suffix(pattern.name.as_str()).is_some_and(|before| {
-                before.is_empty() || (!pattern.whole && before.ends_with('.'))
-            })
+            module
+                .strip_suffix(pattern.name.as_str())
+                .is_some_and(|before| {
+                    before.is_empty() || (!pattern.whole && before.ends_with('.'))
+                })
         };
         let found = self.0.iter().find(|(pattern, _)| fits(pattern));
         found.map(|&(_, number)| number)

@@ -262,10 +262,9 @@ fn by_module(tensors: BTreeMap<String, Numbers>, file: &str) -> Result<BTreeMap<
                 "{file} is no PEFT adapter: the key {key} does not begin with {PREFIX}"
             )));
         };
-        let name = name.strip_suffix(&format!("{MAGNITUDE}.weight")).map_or_else(
-            || name.to_owned(),
-            |module| format!("{module}{MAGNITUDE}"),
-        );
+        let name = name
+            .strip_suffix(&format!("{MAGNITUDE}.weight"))
+            .map_or_else(|| name.to_owned(), |module| format!("{module}{MAGNITUDE}"));
         if let Some(module) = name.strip_suffix(A) {
             found.entry(module.to_owned()).or_default().a = Some(numbers);
         } else if let Some(module) = name.strip_suffix(B) {

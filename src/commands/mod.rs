@@ -1,9 +1,11 @@
 //! One file per subcommand: glue only.
 
+mod adapters;
 pub mod attach;
 pub mod check;
 pub mod export;
 pub mod generate;
+pub mod inspect;
 pub mod runner;
 pub mod send;
 pub mod status;
@@ -25,6 +27,7 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Send(args) => send::run(args),
         CommandLine::Check(args) => check::run(args),
         CommandLine::Export(args) => export::run(args),
+        CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
     }

@@ -28,12 +28,8 @@ pub use cache::KvCache;
 pub use config::{DecoderConfig, RopeScaling};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
-<<<<<<< HEAD
 pub use gguf_names::{gguf_module, hugging_face_module, interleaved_row, interleaves_heads};
-pub use lora::{Active, LoraPair, LoraSet, match_targets, scale, target_names};
-=======
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
->>>>>>> 94d773a
 pub use memory::{MemoryEstimate, memory_estimate};
 pub use tokenizer::Tokenizer;
 
