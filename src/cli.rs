@@ -59,6 +59,9 @@ pub struct TrainArgs {
     /// The deck's theme: a name or a YAML file
     #[arg(long, value_name = "THEME")]
     pub theme: Option<String>,
+    /// The deck's language (default: the locale's, else English)
+    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
+    pub lang: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +74,9 @@ pub struct AttachArgs {
     /// The deck's theme: a name or a YAML file
     #[arg(long, value_name = "THEME")]
     pub theme: Option<String>,
+    /// The deck's language (default: the locale's, else English)
+    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
+    pub lang: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -199,12 +199,9 @@ fn a_cache_gives_the_logits_of_the_whole_sequence() {
             .decoder
             .logits(std::slice::from_ref(ids), &case.adapters())
             .unwrap();
-        let mut cache = case.decoder.cache();
+        let mut cache = case.decoder.cache(&case.adapters()).unwrap();
         for part in [&ids[..5], &ids[5..6], &ids[6..20], &ids[20..21]] {
-            let got = case
-                .decoder
-                .next_logits(part, &mut cache, &case.adapters())
-                .unwrap();
+            let got = case.decoder.next_logits(part, &mut cache).unwrap();
             let expected = whole.get(0).unwrap().get(cache.len() - 1).unwrap();
             let apart = difference(&got, &expected);
             assert!(apart < 1e-5, "{name} after {}: {apart:e}", cache.len());

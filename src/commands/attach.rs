@@ -21,6 +21,7 @@ pub fn run(args: AttachArgs) -> Result<u8> {
         run_dir: folder.root().to_owned(),
         readonly: args.readonly,
         theme: args.theme,
+        lang: args.lang,
     })?;
     if let Some(pid) = live_runner(&folder) {
         let path = folder.root().display();

@@ -75,6 +75,7 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         run_dir: folder.root().to_owned(),
         readonly: false,
         theme: args.theme,
+        lang: args.lang,
     })?;
     after_deck(&folder, child, leave)
 }

@@ -14,8 +14,8 @@ use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
-    Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, cross_entropy, embedding, frozen_linear,
-    pull_gradients, rms_norm,
+    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, adapted_row_norms, cross_entropy,
+    embedding, frozen_linear, pull_gradients, rms_norm,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -250,34 +250,51 @@ impl Decoder {
         of_layer
     }
 
-    /// A fresh key/value cache for step-by-step generation of one sequence.
-    pub fn cache(&self) -> KvCache {
-        KvCache {
-            layers: self.blocks.iter().map(|_| LayerCache::default()).collect(),
-            len: 0,
+    /// Gives every module of a DoRA adapter the magnitude that changes nothing: the norm of each
+    /// row of the weight as adapted so far, as PEFT does.
+    ///
+    /// # Errors
+    /// An adapter of another base; the device fails.
+    pub fn add_magnitudes(&self, set: &mut LoraSet) -> Result<()> {
+        self.check_modules(set)?;
+        for pair in &mut set.pairs {
+            let (layer, kind) = self.modules[&pair.module];
+            let weight = &self.blocks[layer].linears[kind];
+            let norms = adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?;
+            pair.magnitude = Some(Var::from_tensor(&norms)?);
         }
+        Ok(())
+    }
+
+    /// A fresh key/value cache for step-by-step generation of one sequence with these adapters.
+    ///
+    /// # Errors
+    /// An adapter of another base; the device fails.
+    pub fn cache(&self, adapters: &[Active<'_>]) -> Result<KvCache> {
+        let terms = self.terms(adapters, None, false)?;
+        Ok(KvCache {
+            layers: terms
+                .into_iter()
+                .map(|terms| (terms, LayerCache::default()))
+                .collect(),
+            len: 0,
+        })
     }
 
     /// Feeds `ids` after what the cache holds; logits `[V]` f32 after the last of them.
     ///
     /// # Errors
-    /// No ids, a token beyond the vocabulary, an adapter of another base; the device fails.
-    pub fn next_logits(
-        &self,
-        ids: &[u32],
-        cache: &mut KvCache,
-        adapters: &[Active<'_>],
-    ) -> Result<Tensor> {
+    /// No ids, a token beyond the vocabulary; the device fails.
+    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         if ids.is_empty() {
             return Err(input_error(
                 "there is nothing to continue: the prompt is empty",
             ));
         }
-        let terms = self.terms(adapters, None, false)?;
         let packed = Packed::continued(ids, cache.len);
         let pass = self.pass(&packed, cache.len)?;
         let mut x = self.embed(ids)?;
-        for ((block, terms), cache) in self.blocks.iter().zip(&terms).zip(&mut cache.layers) {
+        for (block, (terms, cache)) in self.blocks.iter().zip(&mut cache.layers) {
             x = block.forward(&x, terms, &pass, Some(cache))?;
         }
         cache.len += ids.len();
@@ -347,6 +364,33 @@ impl Decoder {
         })
     }
 
+    /// Whether the adapter's modules are this base's, in names and shapes.
+    fn check_modules(&self, set: &LoraSet) -> Result<()> {
+        for pair in &set.pairs {
+            let Some(&(_, kind)) = self.modules.get(&pair.module) else {
+                return Err(input_error(format!(
+                    "the adapter is of another base: this one has no module {}",
+                    pair.module
+                )));
+            };
+            let (inputs, outputs) = self.config.linear_shape(kind);
+            let magnitude = pair.magnitude.as_ref();
+            if pair.a.dims()[1..] != [inputs]
+                || pair.b.dims()[..1] != [outputs]
+                || magnitude.is_some_and(|m| m.dims() != [outputs])
+            {
+                return Err(input_error(format!(
+                    "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
+                     {inputs} inputs and {outputs} outputs",
+                    pair.module,
+                    pair.a.dims(),
+                    pair.b.dims()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The adapters of every block's linears. With `tracked`, gradients reach A and B.
     fn terms(
         &self,
@@ -357,23 +401,9 @@ impl Decoder {
         let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
         for active in adapters {
             let probability = active.set.spec.dropout;
+            self.check_modules(active.set)?;
             for pair in &active.set.pairs {
-                let Some(&(layer, kind)) = self.modules.get(&pair.module) else {
-                    return Err(input_error(format!(
-                        "the adapter is of another base: this one has no module {}",
-                        pair.module
-                    )));
-                };
-                let (inputs, outputs) = self.config.linear_shape(kind);
-                if pair.a.dims()[1..] != [inputs] || pair.b.dims()[..1] != [outputs] {
-                    return Err(input_error(format!(
-                        "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
-                         {inputs} inputs and {outputs} outputs",
-                        pair.module,
-                        pair.a.dims(),
-                        pair.b.dims()
-                    )));
-                }
+                let (layer, kind) = self.modules[&pair.module];
                 let tensor = |var: &Var| match tracked {
                     true => var.as_tensor().clone(),
                     false => var.as_detached_tensor(),
@@ -384,11 +414,20 @@ impl Decoder {
                     item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
                     probability,
                 });
+                let dora = pair.magnitude.as_ref().map(|magnitude| {
+                    let weight = &self.blocks[layer].linears[kind];
+                    Ok::<_, candle_core::Error>(DoraTerm {
+                        magnitude: tensor(magnitude),
+                        norms: adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?,
+                    })
+                });
                 terms[layer][kind].push(LoraTerm {
                     a: tensor(&pair.a),
                     b: tensor(&pair.b),
-                    scale: pair.scale * active.strength,
+                    scale: pair.scale,
+                    strength: active.strength,
                     dropout,
+                    dora: dora.transpose()?,
                 });
             }
         }
@@ -409,6 +448,10 @@ fn detached(terms: &BlockTerms) -> BlockTerms {
         let detach = |term: &LoraTerm| LoraTerm {
             a: term.a.detach(),
             b: term.b.detach(),
+            dora: term.dora.as_ref().map(|dora| DoraTerm {
+                magnitude: dora.magnitude.detach(),
+                norms: dora.norms.clone(),
+            }),
             ..term.clone()
         };
         terms.iter().map(detach).collect()
