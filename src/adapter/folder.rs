@@ -54,8 +54,9 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// A file or folder in the making, under a hidden name beside its final one; deleted when dropped
 /// before [`Unfinished::finish`].
 pub(super) struct Unfinished {
-    new: PathBuf,
+    /// The hidden name.
     path: PathBuf,
+    last: PathBuf,
 }
 
 impl Unfinished {
@@ -72,13 +73,13 @@ impl Unfinished {
         let new = parent.join(format!(".{name}.new-{}", std::process::id()));
         remove(&new);
         Ok(Unfinished {
-            new,
-            path: path.to_owned(),
+            path: new,
+            last: path.to_owned(),
         })
     }
 
     pub fn path(&self) -> &Path {
-        &self.new
+        &self.path
     }
 
     /// Gives it its final name. Its content must be synced already.
@@ -87,16 +88,16 @@ impl Unfinished {
     /// It cannot be renamed.
     pub fn finish(self) -> Result<()> {
         let rename = || -> Result<()> {
-            fs::rename(&self.new, &self.path)?;
-            Ok(File::open(parent(&self.path))?.sync_all()?)
+            fs::rename(&self.path, &self.last)?;
+            Ok(File::open(parent(&self.last))?.sync_all()?)
         };
-        rename().with_context(|| format!("{} cannot be written", self.path.display()))
+        rename().with_context(|| format!("{} cannot be written", self.last.display()))
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        remove(&self.new);
+        remove(&self.path);
     }
 }
 

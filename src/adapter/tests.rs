@@ -420,7 +420,7 @@ fn inspect_measures_norms_and_warns_of_dead_and_exploded_parts() {
     assert_eq!(report.targets["q_proj"], 2);
     assert_eq!(report.layers[0].0, "layer 0");
     let rows = part.b.shape.clone();
-    adapter.parts.get_mut(q).unwrap().b = Numbers::new(&rows, &vec![0.0; 16]);
+    adapter.parts.get_mut(q).unwrap().b = Numbers::new(&rows, &[0.0; 16]);
     let down = "model.layers.1.mlp.down_proj";
     let part = adapter.parts.get_mut(down).unwrap();
     part.b = part.b.times(1e4).0;
