@@ -111,6 +111,8 @@ impl App {
             Connection::Live => None,
             Connection::Opening => Some("not connected yet".into()),
             Connection::Lost { .. } => Some("the runner does not answer; reconnecting".into()),
+            Connection::LineLost { .. } => Some("the line is down; reconnecting".into()),
+            Connection::Replay { .. } => None,
             Connection::NoRunner { .. } if self.state.phase == PhaseName::Done => {
                 Some("the run has finished; its runner is gone".into())
             }

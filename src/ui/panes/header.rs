@@ -205,7 +205,7 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
         ));
     }
     let age = app.age();
-    let stepping = app.live() && app.state.phase == PhaseName::Training;
+    let stepping = app.connection == Connection::Live && app.state.phase == PhaseName::Training;
     if stepping && age > OLD && !short {
         spans.push(Span::styled(
             format!("data {} old {} ", text::age(age), g.separator),
@@ -223,6 +223,18 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
                 format!("reconnecting, data {} old", text::age(app.now - since))
             },
             Role::Warning,
+        ),
+        (Connection::LineLost { .. }, _) => (
+            if short {
+                "reconnecting".to_owned()
+            } else {
+                format!("reconnecting, data {} old", text::age(age))
+            },
+            Role::Warning,
+        ),
+        (Connection::Replay { speed }, _) => (
+            format!("replay {}{speed}", theme.glyphs.times),
+            Role::Accent,
         ),
         (Connection::NoRunner { .. }, _) if app.state.phase.is_end() && !short => (
             format!("ended {} ago", text::age(app.now - app.state.phase_since)),
