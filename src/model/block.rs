@@ -49,7 +49,7 @@ impl Block {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
-        let attended = attention(&q, &k, &v, &pass.spans, pass.heads)?;
+        let attended = attention(&q, &k, &v, &pass.spans, pass.heads, None)?;
         let x = (x + linear(3, &attended)?)?;
         let normed = rms_norm(&x, &self.post_attention_norm, pass.eps)?;
         let gated = swiglu(&linear(4, &normed)?, &linear(5, &normed)?)?;

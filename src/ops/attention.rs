@@ -34,23 +34,33 @@ pub struct Span {
 }
 
 impl Span {
-    /// Keys that the row's query `i` sees.
-    fn visible(&self, i: usize) -> usize {
-        self.keys.len() - self.queries.len() + i + 1
+    /// Which of the row's keys its query `i` sees: with a window of `w` itself and the `w - 1`
+    /// before it, without one all before it.
+    fn seen(&self, i: usize, window: Option<usize>) -> Range<usize> {
+        let end = self.keys.len() - self.queries.len() + i + 1;
+        window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
+    /// Which of the row's keys any of a range of its queries sees.
+    fn seen_by(&self, queries: &Range<usize>, window: Option<usize>) -> Range<usize> {
+        self.seen(queries.start, window).start..self.seen(queries.end - 1, window).end
     }
 }
 
 /// Softmax attention, scaled by `1 / sqrt(head size)`: `q` `[tokens, heads.queries * size]`, `k`
 /// and `v` `[keys, heads.keys * size]`, rows as the spans tell; the result is shaped like `q`.
+/// With a `window` (Mistral's sliding window, counted as transformers does) a query sees itself and
+/// the `window - 1` keys before it.
 ///
 /// # Errors
-/// Shapes that do not fit; the device fails.
+/// Shapes that do not fit, a window of 0; the device fails.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     spans: &Arc<Vec<Span>>,
     heads: Heads,
+    window: Option<usize>,
 ) -> Result<Tensor> {
     let ((queries, q_features), (keys, k_features)) = (q.dims2()?, k.dims2()?);
     let fits = q_features == heads.queries * heads.size
@@ -58,10 +68,11 @@ pub fn attention(
         && k.dims() == v.dims()
         && spans.iter().all(|s| {
             s.queries.end <= queries && s.keys.end <= keys && s.queries.len() <= s.keys.len()
-        });
+        })
+        && window != Some(0);
     if !fits {
         bail!(
-            "attention of {heads:?} got q {:?}, k {:?}, v {:?}",
+            "attention of {heads:?} with window {window:?} got q {:?}, k {:?}, v {:?}",
             q.dims(),
             k.dims(),
             v.dims()
@@ -74,13 +85,21 @@ pub fn attention(
             Attention {
                 spans: spans.clone(),
                 heads,
+                window,
             },
         );
     }
-    composed(q, k, v, spans, heads)
+    composed(q, k, v, spans, heads, window)
 }
 
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads) -> Result<Tensor> {
+fn composed(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &[Span],
+    heads: Heads,
+    window: Option<usize>,
+) -> Result<Tensor> {
     let group = heads.queries / heads.keys;
     let scale = 1.0 / (heads.size as f64).sqrt();
     let by_head = |x: &Tensor, range: &Range<usize>, count: usize| {
@@ -99,25 +118,28 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads) ->
         for first in (0..span.queries.len()).step_by(4 * CHUNK) {
             let count = (4 * CHUNK).min(span.queries.len() - first);
             let start = span.queries.start + first;
-            let width = span.visible(first + count - 1);
+            let keys = span.seen_by(&(first..first + count), window);
             let q = by_head(q, &(start..start + count), heads.queries)?.reshape((
                 heads.keys,
                 group * count,
                 heads.size,
             ))?;
-            let k = k.narrow(1, 0, width)?;
+            let k = k.narrow(1, keys.start, keys.len())?;
             let scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * scale)?;
             let mask: Vec<f32> = (0..group * count)
                 .flat_map(|i| {
-                    let visible = span.visible(first + i % count);
-                    (0..width).map(move |j| if j < visible { 0.0 } else { f32::NEG_INFINITY })
+                    let seen = span.seen(first + i % count, window);
+                    keys.clone().map(move |j| match seen.contains(&j) {
+                        true => 0.0,
+                        false => f32::NEG_INFINITY,
+                    })
                 })
                 .collect();
-            let mask = Tensor::from_vec(mask, (1, group * count, width), q.device())?;
+            let mask = Tensor::from_vec(mask, (1, group * count, keys.len()), q.device())?;
             let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?
                 .to_dtype(v.dtype())?;
             let out = weights
-                .matmul(&v.narrow(1, 0, width)?.contiguous()?)?
+                .matmul(&v.narrow(1, keys.start, keys.len())?.contiguous()?)?
                 .reshape((heads.queries, count, heads.size))?
                 .transpose(0, 1)?
                 .reshape((count, heads.queries * heads.size))?;
@@ -130,15 +152,17 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads) ->
 struct Attention {
     spans: Arc<Vec<Span>>,
     heads: Heads,
+    window: Option<usize>,
 }
 
-/// Slices of q, k, v with their strides.
+/// Slices of q, k, v, and how they are to be read.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
     heads: Heads,
+    window: Option<usize>,
 }
 
 impl<'a> Inputs<'a> {
@@ -164,9 +188,17 @@ impl<'a> Inputs<'a> {
         1.0 / (self.heads.size as f32).sqrt()
     }
 
-    /// Attention weights of the row's queries `chunk` under `head`: `[chunk, width]`.
-    fn weights(&self, span: &Span, head: usize, chunk: &Range<usize>, out: &mut Vec<f32>) -> usize {
-        let width = span.visible(chunk.end - 1);
+    /// Attention weights of the row's queries `chunk` under `head`, and which of the row's keys
+    /// they are for: `[chunk, keys]`.
+    fn weights(
+        &self,
+        span: &Span,
+        head: usize,
+        chunk: &Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Range<usize> {
+        let keys = span.seen_by(chunk, self.window);
+        let width = keys.len();
         out.resize(chunk.len() * width, 0.0);
         let key_head = head * self.heads.keys / self.heads.queries;
         // SAFETY: `out` is this task's own.
@@ -174,18 +206,22 @@ impl<'a> Inputs<'a> {
             product(
                 Target::new(out, width),
                 self.queries(self.q, span.queries.start + chunk.start, head),
-                self.keys(self.k, span.keys.start, key_head).transposed(),
+                self.keys(self.k, span.keys.start + keys.start, key_head)
+                    .transposed(),
                 (chunk.len(), width, self.heads.size),
                 self.scale(),
                 Write::Replace,
             );
         }
         for (row, i) in out.chunks_exact_mut(width).zip(chunk.clone()) {
-            let (seen, unseen) = row.split_at_mut(span.visible(i));
+            let seen = span.seen(i, self.window);
+            let (before, rest) = row.split_at_mut(seen.start - keys.start);
+            let (seen, after) = rest.split_at_mut(seen.len());
+            before.fill(0.0);
             softmax(seen);
-            unseen.fill(0.0);
+            after.fill(0.0);
         }
-        width
+        keys
     }
 }
 
@@ -227,6 +263,7 @@ impl CustomOp3 for Attention {
             k: floats(k, k_layout)?,
             v: floats(v, v_layout)?,
             heads: self.heads,
+            window: self.window,
         };
         let mut tasks = Vec::new();
         for span in self.spans.iter() {
@@ -239,15 +276,15 @@ impl CustomOp3 for Attention {
         tasks
             .into_par_iter()
             .for_each_init(Vec::new, |weights, (span, head, chunk)| {
-                let width = inputs.weights(span, head, &chunk, weights);
+                let keys = inputs.weights(span, head, &chunk, weights);
                 let key_head = head * self.heads.keys / self.heads.queries;
                 // SAFETY: each task writes its own queries of its own head.
                 unsafe {
                     product(
                         target.from(span.queries.start + chunk.start, head * self.heads.size),
-                        Matrix::new(weights, width),
-                        inputs.keys(inputs.v, span.keys.start, key_head),
-                        (chunk.len(), self.heads.size, width),
+                        Matrix::new(weights, keys.len()),
+                        inputs.keys(inputs.v, span.keys.start + keys.start, key_head),
+                        (chunk.len(), self.heads.size, keys.len()),
                         1.0,
                         Write::Replace,
                     );
@@ -269,8 +306,14 @@ impl CustomOp3 for Attention {
                 with_floats(v, |v| {
                     with_floats(y, |y| {
                         with_floats(dy, |dy| {
-                            let heads = self.heads;
-                            self.backward(Inputs { q, k, v, heads }, y, dy)
+                            let inputs = Inputs {
+                                q,
+                                k,
+                                v,
+                                heads: self.heads,
+                                window: self.window,
+                            };
+                            self.backward(inputs, y, dy)
                         })
                     })
                 })
@@ -312,10 +355,11 @@ impl Attention {
                 let group = heads.queries / heads.keys;
                 for head in key_head * group..(key_head + 1) * group {
                     for chunk in chunks(span.queries.len()) {
-                        let width = inputs.weights(span, head, &chunk, weights);
+                        let keys = inputs.weights(span, head, &chunk, weights);
+                        let width = keys.len();
                         let first = span.queries.start + chunk.start;
                         let dy_chunk = inputs.queries(dy, first, head);
-                        let at = (span.keys.start, key_head * heads.size);
+                        let at = (span.keys.start + keys.start, key_head * heads.size);
                         let key_dims = (width, heads.size, chunk.len());
                         // SAFETY: each task writes its own row's keys of its own key head and the
                         // queries that look at them; the scratch is its own.
@@ -332,9 +376,7 @@ impl Attention {
                             product(
                                 Target::new(d_scores, width),
                                 dy_chunk,
-                                inputs
-                                    .keys(inputs.v, span.keys.start, key_head)
-                                    .transposed(),
+                                inputs.keys(inputs.v, at.0, key_head).transposed(),
                                 (chunk.len(), width, heads.size),
                                 1.0,
                                 Write::Replace,
@@ -357,7 +399,7 @@ impl Attention {
                             product(
                                 dq_target.from(first, head * heads.size),
                                 Matrix::new(d_scores, width),
-                                inputs.keys(inputs.k, span.keys.start, key_head),
+                                inputs.keys(inputs.k, at.0, key_head),
                                 (chunk.len(), heads.size, width),
                                 inputs.scale(),
                                 Write::Replace,
@@ -404,7 +446,7 @@ mod tests {
             numbers(3, &[8, 12]),
         ];
         check("attention", &inputs, |t| {
-            attention(&t[0], &t[1], &t[2], &spans, HEADS)
+            attention(&t[0], &t[1], &t[2], &spans, HEADS, None)
         });
     }
 
@@ -423,7 +465,7 @@ mod tests {
             numbers(3, &[count, 2]),
         ];
         check("attention", &inputs, |t| {
-            attention(&t[0], &t[1], &t[2], &spans, heads)
+            attention(&t[0], &t[1], &t[2], &spans, heads, None)
         });
     }
 
@@ -437,8 +479,8 @@ mod tests {
             numbers(3, &[count, 12]),
         ];
         let [q, k, v] = &inputs;
-        let fused = to_vec(&attention(q, k, v, &spans, HEADS).unwrap()).unwrap();
-        let plain = to_vec(&composed(q, k, v, &spans, HEADS).unwrap()).unwrap();
+        let fused = to_vec(&attention(q, k, v, &spans, HEADS, None).unwrap()).unwrap();
+        let plain = to_vec(&composed(q, k, v, &spans, HEADS, None).unwrap()).unwrap();
         for (a, b) in fused.iter().zip(&plain) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
@@ -451,12 +493,91 @@ mod tests {
             numbers(2, &[7, 12]),
             numbers(3, &[7, 12]),
         );
-        let whole = attention(&q, &k, &v, &Arc::new(vec![span(0..7, 0..7)]), HEADS).unwrap();
+        let whole = attention(&q, &k, &v, &Arc::new(vec![span(0..7, 0..7)]), HEADS, None).unwrap();
         let last = q.narrow(0, 5, 2).unwrap();
-        let step = attention(&last, &k, &v, &Arc::new(vec![span(0..2, 0..7)]), HEADS).unwrap();
+        let step = attention(
+            &last,
+            &k,
+            &v,
+            &Arc::new(vec![span(0..2, 0..7)]),
+            HEADS,
+            None,
+        )
+        .unwrap();
         assert_eq!(
             to_vec(&whole.narrow(0, 5, 2).unwrap()).unwrap(),
             to_vec(&step).unwrap()
         );
+    }
+
+    #[test]
+    fn gradients_of_windowed_attention_are_its_slopes_also_across_chunks() {
+        let heads = Heads {
+            queries: 2,
+            keys: 1,
+            size: 2,
+        };
+        let count = CHUNK + 5;
+        let spans = Arc::new(vec![span(0..3, 0..3), span(3..count, 3..count)]);
+        let inputs = [
+            numbers(1, &[count, 4]),
+            numbers(2, &[count, 2]),
+            numbers(3, &[count, 2]),
+        ];
+        for window in [2, 4, CHUNK + 1] {
+            check("attention", &inputs, |t| {
+                attention(&t[0], &t[1], &t[2], &spans, heads, Some(window))
+            });
+        }
+    }
+
+    /// A query of a window of w gives what it gives when it is the last of w tokens.
+    #[test]
+    fn a_window_hides_all_but_the_tokens_in_it() {
+        let (count, window) = (3 * CHUNK, 7);
+        let (q, k, v) = (
+            numbers(1, &[count, 24]),
+            numbers(2, &[count, 12]),
+            numbers(3, &[count, 12]),
+        );
+        let spans = Arc::new(vec![span(0..count, 0..count)]);
+        let y = attention(&q, &k, &v, &spans, HEADS, Some(window)).unwrap();
+        let plain = composed(&q, &k, &v, &spans, HEADS, Some(window)).unwrap();
+        for i in [0, 3, 6, 7, CHUNK - 1, CHUNK, CHUNK + 6, count - 1] {
+            let first = (i + 1usize).saturating_sub(window);
+            let part = |t: &Tensor| t.narrow(0, first, i + 1 - first).unwrap();
+            let alone = attention(
+                &q.narrow(0, i, 1).unwrap(),
+                &part(&k),
+                &part(&v),
+                &Arc::new(vec![span(0..1, 0..i + 1 - first)]),
+                HEADS,
+                None,
+            )
+            .unwrap();
+            let alone = to_vec(&alone).unwrap();
+            for whole in [&y, &plain] {
+                let row = to_vec(&whole.narrow(0, i, 1).unwrap()).unwrap();
+                for (a, b) in row.iter().zip(&alone) {
+                    assert!((a - b).abs() < 1e-5, "query {i}: {a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windowed_queries_after_a_cache_see_what_they_would_see_in_one_pass() {
+        let (q, k, v) = (
+            numbers(1, &[9, 24]),
+            numbers(2, &[9, 12]),
+            numbers(3, &[9, 12]),
+        );
+        let run = |q: &Tensor, spans| attention(q, &k, &v, &Arc::new(spans), HEADS, Some(3));
+        let whole = run(&q, vec![span(0..9, 0..9)]).unwrap();
+        let step = run(&q.narrow(0, 7, 2).unwrap(), vec![span(0..2, 0..9)]).unwrap();
+        let expected = to_vec(&whole.narrow(0, 7, 2).unwrap()).unwrap();
+        for (a, b) in to_vec(&step).unwrap().iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
     }
 }
