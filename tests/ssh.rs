@@ -61,7 +61,10 @@ fn a_run_is_steered_over_a_line_that_is_lost_and_comes_back() {
     deck.wait_for("live");
     deck.wait_for("training");
     let arguments = fs::read_to_string(scratch.folder.path().join("arguments")).unwrap();
-    assert!(arguments.contains("\n-p\n2222\n--\nada@box\n"), "{arguments}");
+    assert!(
+        arguments.contains("\n-p\n2222\n--\nada@box\n"),
+        "{arguments}"
+    );
     deck.keys("p");
     deck.wait_for("paused");
     scratch.wait_for_phase("paused");
@@ -82,7 +85,10 @@ fn a_run_is_steered_over_a_line_that_is_lost_and_comes_back() {
     fs::remove_file(&down).unwrap();
     deck.wait_until("the line back", |s| s.contains("● live"));
     let arguments = fs::read_to_string(scratch.folder.path().join("arguments")).unwrap();
-    assert!(arguments.contains("BatchMode=yes"), "a lost line must ask nothing");
+    assert!(
+        arguments.contains("BatchMode=yes"),
+        "a lost line must ask nothing"
+    );
     assert!(arguments.contains("--since"), "{arguments}");
     deck.keys("p");
     scratch.wait_for_phase("paused");
@@ -138,7 +144,12 @@ fn what_keeps_a_bridge_from_answering_is_told_before_the_screen_is_taken() {
     let mut deck = Terminal::open_with(
         &scratch,
         (120, 40),
-        &["attach", "ssh://box/run", "--remote-program", "no-loradeck-here"],
+        &[
+            "attach",
+            "ssh://box/run",
+            "--remote-program",
+            "no-loradeck-here",
+        ],
         &[("LORADECK_SSH", ssh.to_str().unwrap())],
     );
     assert_eq!(deck.ends_within(Duration::from_secs(10)), 2);

@@ -252,10 +252,7 @@ impl Lock {
 
 fn lock_pid(path: &Path) -> Option<u32> {
     let mut text = String::new();
-    File::open(path)
-        .ok()?
-        .read_to_string(&mut text)
-        .ok()?;
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 

@@ -144,7 +144,11 @@ fn host_and_port(place: &str) -> Option<(&str, Option<u16>)> {
         },
     };
     match rest.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|&p| p > 0).map(|p| (host, Some(p))),
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|&p| p > 0)
+            .map(|p| (host, Some(p))),
         None => rest.is_empty().then_some((host, None)),
     }
 }
