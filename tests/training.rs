@@ -11,7 +11,7 @@ use loradeck::adapter::{read_peft, write_peft};
 use loradeck::config::LrScheduler;
 use loradeck::model::{self, TokenBatch};
 use loradeck::protocol::{CheckpointReason, Command, EventKind, PhaseName, StopMode};
-use loradeck::train::optimizer::{AdamW, PairValues, Rates, clip};
+use loradeck::train::optimizer::{AdamW, Rates, Values, clip};
 use loradeck::train::{Outcome, checkpoint, schedule};
 use support::{Run, losses};
 
@@ -172,7 +172,7 @@ fn twenty_steps_are_those_of_torch_adamw_over_peft() {
     let mut optimizer = AdamW::new(&set);
     let settings = &reference.settings;
     for expected in &reference.steps {
-        let mut gradients = PairValues::zeros(&set);
+        let mut gradients = Values::zeros(&set);
         let (mut loss_sum, mut tokens) = (0.0, 0);
         for micro_batch in &expected.micro_batches {
             let pass = decoder

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::folder;
 use crate::error::input_error;
-use crate::model::{DecoderConfig, LoraPair, LoraSet, scale};
+use crate::model::{DecoderConfig, LoraPair, LoraSet, LoraSpec};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -45,9 +45,9 @@ pub fn peft_files(set: &LoraSet, base_model_name: &str) -> Result<[(&'static str
 }
 
 fn config_json(set: &LoraSet, base_model_name: &str) -> Result<Vec<u8>> {
-    let alpha = match set.alpha.fract() == 0.0 && set.alpha.abs() < 1e15 {
-        true => json!(set.alpha as i64),
-        false => json!(set.alpha),
+    let alpha = match set.spec.alpha.fract() == 0.0 && set.spec.alpha.abs() < 1e15 {
+        true => json!(set.spec.alpha as i64),
+        false => json!(set.spec.alpha),
     };
     let config = json!({
         "base_model_name_or_path": base_model_name,
@@ -56,13 +56,13 @@ fn config_json(set: &LoraSet, base_model_name: &str) -> Result<Vec<u8>> {
         "inference_mode": true,
         "init_lora_weights": true,
         "lora_alpha": alpha,
-        "lora_dropout": set.dropout,
+        "lora_dropout": set.spec.dropout,
         "peft_type": "LORA",
-        "r": set.rank,
-        "target_modules": set.target_modules,
+        "r": set.spec.rank,
+        "target_modules": set.spec.target_modules,
         "task_type": "CAUSAL_LM",
         "use_dora": false,
-        "use_rslora": set.use_rslora,
+        "use_rslora": set.spec.use_rslora,
     });
     let mut text = serde_json::to_string_pretty(&config)?;
     text.push('\n');
@@ -116,7 +116,7 @@ pub fn read_peft(folder: &Path, base: &DecoderConfig, device: &Device) -> Result
     };
     let config: Value = serde_json::from_slice(&read(&config_path)?)
         .map_err(|e| input_error(format!("{} is not valid JSON: {e}", config_path.display())))?;
-    let config = Config::read(&config, &config_path.display().to_string())?;
+    let config = read_config(&config, &config_path.display().to_string())?;
     let path = folder.join(WEIGHTS);
     let file = path.display().to_string();
     let bytes = read(&path)?;
@@ -151,7 +151,8 @@ pub fn read_peft(folder: &Path, base: &DecoderConfig, device: &Device) -> Result
         pairs.push(LoraPair {
             a: var(&a)?,
             b: var(&b)?,
-            scale: scale(config.alpha, config.rank, config.use_rslora),
+            magnitude: None,
+            scale: config.scale(),
             module,
         });
     }
@@ -163,75 +164,64 @@ pub fn read_peft(folder: &Path, base: &DecoderConfig, device: &Device) -> Result
     if pairs.is_empty() {
         return Err(input_error(format!("{file} holds no adapter")));
     }
-    Ok(LoraSet::from_pairs(
-        pairs,
-        config.rank,
-        config.alpha,
-        config.use_rslora,
-        config.dropout,
-        config.target_modules,
-    ))
+    Ok(LoraSet::from_pairs(pairs, config))
 }
 
-struct Config {
-    rank: usize,
-    alpha: f64,
-    use_rslora: bool,
-    dropout: f64,
-    target_modules: Vec<String>,
-}
-
-impl Config {
-    fn read(json: &Value, file: &str) -> Result<Self> {
-        let kind = json.get("peft_type").and_then(Value::as_str);
-        if kind != Some("LORA") {
-            return Err(input_error(format!(
-                "{file} describes an adapter of type {}, only LORA is supported",
-                kind.unwrap_or("unknown")
-            )));
-        }
-        // What would change the numbers and is not computed here must not be passed over.
-        for (key, inert) in [
-            ("use_dora", json!(false)),
-            ("fan_in_fan_out", json!(false)),
-            ("lora_bias", json!(false)),
-            ("bias", json!("none")),
-            ("alpha_pattern", json!({})),
-            ("rank_pattern", json!({})),
-            ("modules_to_save", json!([])),
-            ("layer_replication", json!([])),
-        ] {
-            match json.get(key) {
-                None | Some(Value::Null) => {}
-                Some(value) if *value == inert => {}
-                Some(value) => {
-                    return Err(input_error(format!(
-                        "{file} sets {key} to {value}, which is not supported"
-                    )));
-                }
+/// What `adapter_config.json` says.
+///
+/// # Errors
+/// An adapter that is not LoRA, or a kind of LoRA that is not supported.
+fn read_config(json: &Value, file: &str) -> Result<LoraSpec> {
+    let kind = json.get("peft_type").and_then(Value::as_str);
+    if kind != Some("LORA") {
+        return Err(input_error(format!(
+            "{file} describes an adapter of type {}, only LORA is supported",
+            kind.unwrap_or("unknown")
+        )));
+    }
+    // What would change the numbers and is not computed here must not be passed over.
+    for (key, inert) in [
+        ("use_dora", json!(false)),
+        ("fan_in_fan_out", json!(false)),
+        ("lora_bias", json!(false)),
+        ("bias", json!("none")),
+        ("alpha_pattern", json!({})),
+        ("rank_pattern", json!({})),
+        ("modules_to_save", json!([])),
+        ("layer_replication", json!([])),
+    ] {
+        match json.get(key) {
+            None | Some(Value::Null) => {}
+            Some(value) if *value == inert => {}
+            Some(value) => {
+                return Err(input_error(format!(
+                    "{file} sets {key} to {value}, which is not supported"
+                )));
             }
         }
-        let rank = json.get("r").and_then(Value::as_u64).unwrap_or(0) as usize;
-        if rank == 0 {
-            return Err(input_error(format!("{file} has no rank `r`")));
-        }
-        let number = |key: &str| json.get(key).and_then(Value::as_f64);
-        let target_modules = match json.get("target_modules") {
-            Some(Value::Array(names)) => names
-                .iter()
-                .filter_map(|name| Some(name.as_str()?.to_owned()))
-                .collect(),
-            Some(Value::String(name)) => vec![name.clone()],
-            _ => Vec::new(),
-        };
-        Ok(Config {
-            rank,
-            alpha: number("lora_alpha").unwrap_or(8.0),
-            use_rslora: json.get("use_rslora") == Some(&Value::Bool(true)),
-            dropout: number("lora_dropout").unwrap_or(0.0),
-            target_modules,
-        })
     }
+    let rank = json.get("r").and_then(Value::as_u64).unwrap_or(0) as usize;
+    if rank == 0 {
+        return Err(input_error(format!("{file} has no rank `r`")));
+    }
+    let number = |key: &str| json.get(key).and_then(Value::as_f64);
+    let target_modules = match json.get("target_modules") {
+        Some(Value::Array(names)) => names
+            .iter()
+            .filter_map(|name| Some(name.as_str()?.to_owned()))
+            .collect(),
+        Some(Value::String(name)) => vec![name.clone()],
+        _ => Vec::new(),
+    };
+    Ok(LoraSpec {
+        rank,
+        alpha: number("lora_alpha").unwrap_or(8.0),
+        use_rslora: json.get("use_rslora") == Some(&Value::Bool(true)),
+        use_dora: false,
+        share_layers: false,
+        dropout: number("lora_dropout").unwrap_or(0.0),
+        target_modules,
+    })
 }
 
 type Halves<'a> = (Option<TensorView<'a>>, Option<TensorView<'a>>);
@@ -309,7 +299,14 @@ mod tests {
     fn set() -> LoraSet {
         let targets = vec!["q_proj".to_owned(), "down_proj".to_owned()];
         let modules = crate::model::match_targets(&base(), false, &targets, None).unwrap();
-        LoraSet::new(&modules, 2, 4.0, true, 0.1, targets, 7, &Device::Cpu).unwrap()
+        let spec = LoraSpec {
+            alpha: 4.0,
+            use_rslora: true,
+            dropout: 0.1,
+            target_modules: targets,
+            ..LoraSpec::lora(2)
+        };
+        LoraSet::new(&modules, spec, 7, &Device::Cpu).unwrap()
     }
 
     fn all(set: &LoraSet) -> Vec<(String, Vec<f32>, Vec<f32>, f64)> {
@@ -336,11 +333,7 @@ mod tests {
         assert_eq!(bytes, total);
         let back = read_peft(&first, &base(), &Device::Cpu).unwrap();
         assert_eq!(all(&back), all(&set));
-        assert_eq!(
-            (back.rank, back.alpha, back.use_rslora, back.dropout),
-            (2, 4.0, true, 0.1)
-        );
-        assert_eq!(back.target_modules, set.target_modules);
+        assert_eq!(back.spec, set.spec);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod attention;
 mod decode;
+mod dora;
 mod dropout;
 mod embedding;
 mod head;
@@ -25,6 +26,7 @@ mod weight;
 mod finite_differences;
 
 pub use attention::{Heads, Span, attention};
+pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use head::cross_entropy;

@@ -28,7 +28,7 @@ pub(super) fn check(
     for folder in [&folders.checkpoints, &folders.samples, &folders.exports] {
         writable(folder)?;
     }
-    Ok(space(config, set.parameters(), plan, &folders.checkpoints)?.warnings)
+    Ok(space(config, set.parameter_count(), plan, &folders.checkpoints)?.warnings)
 }
 
 /// Whether the adapter of a language model can be written in all of these formats.
