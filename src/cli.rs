@@ -38,6 +38,17 @@ pub enum CommandLine {
     Bridge(BridgeArgs),
 }
 
+/// How the deck looks.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LookArgs {
+    /// The deck's theme: a name or a YAML file
+    #[arg(long, value_name = "THEME")]
+    pub theme: Option<String>,
+    /// The deck's language (default: the locale's, else English)
+    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
+    pub lang: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// The YAML file
@@ -59,9 +70,8 @@ pub struct TrainArgs {
     /// checkpoint's folder
     #[arg(long, value_name = "auto|never|CKPT", default_value = "auto")]
     pub resume: String,
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]
@@ -75,9 +85,8 @@ pub struct AttachArgs {
     /// loradeck on the other machine: its name or path there
     #[arg(long, value_name = "PATH", default_value = "loradeck")]
     pub remote_program: String,
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]
@@ -198,7 +207,6 @@ pub struct ReplayArgs {
     /// Seconds of the run that pass in one second
     #[arg(long, value_name = "TIMES", default_value_t = 60.0)]
     pub speed: f64,
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
+    #[command(flatten)]
+    pub look: LookArgs,
 }

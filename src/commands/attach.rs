@@ -28,7 +28,8 @@ pub fn run(args: AttachArgs) -> Result<u8> {
     let leave = ui::deck(DeckOptions {
         place: place.clone(),
         readonly: args.readonly,
-        theme: args.theme,
+        theme: args.look.theme,
+        lang: args.look.lang,
     })?;
     match place {
         Place::Folder(path) => {

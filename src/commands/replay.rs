@@ -22,7 +22,8 @@ pub fn run(args: ReplayArgs) -> Result<u8> {
             speed: args.speed,
         },
         readonly: false,
-        theme: args.theme,
+        theme: args.look.theme,
+        lang: args.look.lang,
     })?;
     Ok(0)
 }

@@ -75,7 +75,8 @@ pub fn run(args: TrainArgs) -> Result<u8> {
     let leave = ui::deck(DeckOptions {
         place: Place::Folder(folder.root().to_owned()),
         readonly: false,
-        theme: args.theme,
+        theme: args.look.theme,
+        lang: args.look.lang,
     })?;
     after_deck(&folder, child, leave)
 }

@@ -12,6 +12,7 @@ pub use overlay::{Overlay, STOP_CHOICES};
 pub use records::Records;
 pub use view::View;
 
+use super::lang::Lang;
 use super::layout::{Arrangement, Pane, arrange};
 use super::theme::{Catalogue, Theme};
 use crate::protocol::{Command, Event, EventKind, Level, PhaseName, Query, Reply, RunState};
@@ -132,15 +133,23 @@ pub struct App {
     pub records: Records,
     pub mouse: bool,
     pub theme: Theme,
+    pub lang: Lang,
     themes: Catalogue,
 }
 
 impl App {
-    pub fn new(size: (u16, u16), now: f64, themes: Catalogue, sender: &str, readonly: bool) -> App {
+    pub fn new(
+        size: (u16, u16),
+        now: f64,
+        themes: Catalogue,
+        sender: &str,
+        readonly: bool,
+        lang: Lang,
+    ) -> App {
         let mut app = App {
             state: RunState::default(),
             connection: Connection::Opening,
-            readonly: readonly.then(|| "opened with --readonly".to_owned()),
+            readonly: readonly.then(|| lang.opened_readonly().to_owned()),
             sender: sender.to_owned(),
             dropped: 0,
             now,
@@ -154,6 +163,7 @@ impl App {
             records: Records::default(),
             mouse: false,
             theme: themes.theme(),
+            lang,
             themes,
         };
         for problem in app.themes.problems.clone() {
@@ -203,7 +213,7 @@ impl App {
             .partition::<Vec<_>, _>(|p| p.since + PATIENCE < now);
         self.pending = pending;
         for p in late {
-            self.toast(false, format!("{}: no answer from the runner", p.word));
+            self.toast(false, self.lang.no_answer(p.word));
         }
         if let Connection::Lost { since, reason } = &self.connection
             && since + RECONNECTING < now
@@ -251,20 +261,20 @@ impl App {
                 self.records.replied(id, reply);
             }
             Update::RunnerStarted { result, .. } => match result {
-                Ok(()) => self.toast(true, "a runner starts".into()),
-                Err(why) => self.toast(false, format!("no runner could be started: {why}")),
+                Ok(()) => self.toast(true, self.lang.runner_starts().into()),
+                Err(why) => self.toast(false, self.lang.no_runner_started(why)),
             },
             Update::Dropped(count) => self.dropped += count,
             Update::LineLost { reason } => {
                 for p in std::mem::take(&mut self.pending) {
-                    self.toast(false, format!("{}: the line is down", p.word));
+                    self.toast(false, self.lang.line_was_lost(p.word));
                 }
                 self.connection = Connection::LineLost { reason };
             }
             Update::Replay { speed } => self.connection = Connection::Replay { speed },
             Update::Disconnected { reason } => {
                 for p in std::mem::take(&mut self.pending) {
-                    self.toast(false, format!("{}: the runner is gone", p.word));
+                    self.toast(false, self.lang.runner_is_gone(p.word));
                 }
                 let had = self.connection == Connection::Live;
                 self.connection = if had && !self.state.phase.is_end() {
@@ -306,28 +316,23 @@ impl App {
             EventKind::Data { .. } => self.records = Records::default(),
             EventKind::Hardware { .. } => self.readings += 1,
             EventKind::ConfigChanged { source, errors, .. } if !errors.is_empty() => {
-                self.toast(
-                    false,
-                    format!("{source}: {} (the old values stay)", errors[0]),
-                );
+                self.toast(false, self.lang.old_values_stay(source, &errors[0]));
             }
             EventKind::ConfigChanged {
                 source, changes, ..
             } => {
                 if let Some(change) = changes.first() {
-                    let more = match changes.len() {
-                        1 => String::new(),
-                        n => format!(" and {} more", n - 1),
-                    };
                     let when = match change.applies.as_str() {
-                        "live" => "now",
-                        "checkpoint" => "from the next checkpoint",
-                        _ => "needs a restart",
+                        "live" => self.lang.change_now(),
+                        "checkpoint" => self.lang.change_checkpoint(),
+                        _ => self.lang.change_restart(),
                     };
-                    self.toast(
-                        change.applies != "restart",
-                        format!("{source}: {} = {}{more}, {when}", change.key, change.new),
-                    );
+                    let (key, new) = (&change.key, &change.new);
+                    let sentence = match changes.len() {
+                        1 => self.lang.key_changed(source, key, new, when),
+                        n => self.lang.keys_changed(source, key, new, n - 1, when),
+                    };
+                    self.toast(change.applies != "restart", sentence);
                 }
             }
             EventKind::Phase {
