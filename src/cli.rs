@@ -16,8 +16,10 @@ pub struct Cli {
 pub enum CommandLine {
     /// Start a run (or resume it) and attach the deck
     Train(TrainArgs),
-    /// Open the deck on a run
+    /// Open the deck on a run, here or on another machine
     Attach(AttachArgs),
+    /// Play a run's events once more in the deck
+    Replay(ReplayArgs),
     /// Print where a run stands
     Status(StatusArgs),
     /// Send a command to a run
@@ -33,6 +35,20 @@ pub enum CommandLine {
     /// The runner process itself; started by `train`
     #[command(hide = true)]
     Runner(RunnerArgs),
+    /// A run over stdin and stdout; started by `attach ssh://...` on the other machine
+    #[command(hide = true)]
+    Bridge(BridgeArgs),
+}
+
+/// How the deck looks.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LookArgs {
+    /// The deck's theme: a name or a YAML file
+    #[arg(long, value_name = "THEME")]
+    pub theme: Option<String>,
+    /// The deck's language (default: the locale's, else English)
+    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
+    pub lang: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -56,27 +72,23 @@ pub struct TrainArgs {
     /// checkpoint's folder
     #[arg(long, value_name = "auto|never|CKPT", default_value = "auto")]
     pub resume: String,
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
-    /// The deck's language (default: the locale's, else English)
-    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
-    pub lang: Option<String>,
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct AttachArgs {
-    /// The run's folder (default: the newest run under ./output)
-    pub run: Option<PathBuf>,
+    /// The run's folder, or ssh://[user@]host[:port]/path/to/run (default: the newest run under
+    /// ./output)
+    pub run: Option<String>,
     /// Watch only
     #[arg(long)]
     pub readonly: bool,
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
-    /// The deck's language (default: the locale's, else English)
-    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
-    pub lang: Option<String>,
+    /// loradeck on the other machine: its name or path there
+    #[arg(long, value_name = "PATH", default_value = "loradeck")]
+    pub remote_program: String,
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]
@@ -195,4 +207,24 @@ pub struct GenerateArgs {
 pub struct RunnerArgs {
     /// The request `train` wrote: a JSON file in the run's folder
     pub request: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct BridgeArgs {
+    /// The run's folder
+    pub run: PathBuf,
+    /// The last event that the other side knows
+    #[arg(long, value_name = "SEQ@FIRST_STARTED")]
+    pub since: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The run's folder (default: the newest run under ./output)
+    pub run: Option<PathBuf>,
+    /// Seconds of the run that pass in one second
+    #[arg(long, value_name = "TIMES", default_value_t = 60.0)]
+    pub speed: f64,
+    #[command(flatten)]
+    pub look: LookArgs,
 }

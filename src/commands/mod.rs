@@ -2,10 +2,12 @@
 
 mod adapters;
 pub mod attach;
+pub mod bridge;
 pub mod check;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod replay;
 pub mod runner;
 pub mod send;
 pub mod status;
@@ -23,6 +25,7 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         CommandLine::Train(args) => train::run(args),
         CommandLine::Attach(args) => attach::run(args),
+        CommandLine::Replay(args) => replay::run(args),
         CommandLine::Status(args) => status::run(args),
         CommandLine::Send(args) => send::run(args),
         CommandLine::Check(args) => check::run(args),
@@ -30,5 +33,6 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
+        CommandLine::Bridge(args) => bridge::run(args),
     }
 }
