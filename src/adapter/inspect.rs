@@ -177,7 +177,7 @@ fn layer(module: &str) -> String {
     let number = |word: &&str| word.bytes().all(|b| b.is_ascii_digit());
     let text = words.iter().position(|word| *word == "layers");
     match text {
-        Some(at) if words.get(at + 1).is_some_and(|w| number(w)) => {
+        Some(at) if words.get(at + 1).is_some_and(number) => {
             let component = if words[0] == "model" { "" } else { words[0] };
             format!("{component} layer {}", words[at + 1])
                 .trim()
