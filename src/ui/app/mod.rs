@@ -15,7 +15,7 @@ pub use view::View;
 use super::lang::Lang;
 use super::layout::{Arrangement, Pane, arrange};
 use super::theme::{Catalogue, Theme};
-use crate::protocol::{Command, Event, EventKind, PhaseName, Query, Reply, RunState};
+use crate::protocol::{Command, Event, EventKind, Level, PhaseName, Query, Reply, RunState};
 use crate::run::link::Update;
 
 /// How long a toast stays, in seconds.
@@ -43,8 +43,6 @@ pub enum Msg {
         id: u64,
         query: Query,
     },
-    /// A runner was started again, or could not be.
-    RunnerStarted(Result<(), String>),
     /// Time has passed.
     Tick,
     /// The deck goes on after it was stopped.
@@ -79,6 +77,14 @@ pub enum Connection {
     Lost {
         since: f64,
         reason: String,
+    },
+    /// The line to the run's machine is down, and is being set up again.
+    LineLost {
+        reason: String,
+    },
+    /// The run is played once more from its log.
+    Replay {
+        speed: f64,
     },
     /// The run is read from its folder.
     NoRunner {
@@ -188,14 +194,6 @@ impl App {
                 self.records.asked(id, &query);
                 Vec::new()
             }
-            Msg::RunnerStarted(Ok(())) => {
-                self.toast(true, self.lang.runner_starts().into());
-                Vec::new()
-            }
-            Msg::RunnerStarted(Err(why)) => {
-                self.toast(false, self.lang.no_runner_started(why));
-                Vec::new()
-            }
             Msg::Tick => {
                 self.tick();
                 Vec::new()
@@ -253,16 +251,27 @@ impl App {
             }
             Update::Event(event) => self.event(&event),
             Update::Reply { id, reply } => {
-                if let Reply::Error { message, .. } = &reply
+                if let Reply::Error { message, level } = &reply
                     && let Some(at) = self.pending.iter().position(|p| p.id == id)
                 {
                     let word = self.pending.remove(at).word;
-                    self.toast(false, format!("{word}: {message}"));
+                    self.toast(*level == Level::Info, format!("{word}: {message}"));
                     return;
                 }
                 self.records.replied(id, reply);
             }
+            Update::RunnerStarted { result, .. } => match result {
+                Ok(()) => self.toast(true, self.lang.runner_starts().into()),
+                Err(why) => self.toast(false, self.lang.no_runner_started(why)),
+            },
             Update::Dropped(count) => self.dropped += count,
+            Update::LineLost { reason } => {
+                for p in std::mem::take(&mut self.pending) {
+                    self.toast(false, self.lang.line_was_lost(p.word));
+                }
+                self.connection = Connection::LineLost { reason };
+            }
+            Update::Replay { speed } => self.connection = Connection::Replay { speed },
             Update::Disconnected { reason } => {
                 for p in std::mem::take(&mut self.pending) {
                     self.toast(false, self.lang.runner_is_gone(p.word));
@@ -393,9 +402,12 @@ impl App {
         arrange(self.size, &self.view.recent, self.view.maximised)
     }
 
-    /// Whether a runner is expected to answer.
+    /// Whether events are expected to come in.
     pub fn live(&self) -> bool {
-        self.connection == Connection::Live
+        matches!(
+            self.connection,
+            Connection::Live | Connection::Replay { .. }
+        )
     }
 
     /// Whether no runner is alive, whatever the run's last phase says.
@@ -406,7 +418,8 @@ impl App {
     /// Seconds since the last event: by this machine's clock while a runner talks, else since the
     /// time the event carries.
     pub fn age(&self) -> f64 {
-        if self.live() {
+        let by_our_clock = matches!(self.connection, Connection::LineLost { .. });
+        if self.live() || by_our_clock {
             self.now - self.heard
         } else {
             self.now - self.state.time
