@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use loradeck::data::collate;
-use loradeck::model::{self, DropoutKey, LoraSet};
+use loradeck::model::{self, DropoutKey, LoraSet, LoraSpec};
 use loradeck::ops::heap::{self, OutOfMemory, Watch};
 use program::{Scratch, text};
 use serde_json::Value;
@@ -64,11 +64,7 @@ fn assert_same_numbers(ours: &Scratch, whole: &Scratch) {
             // The first step's are of equal weights. Later ones are of weights that AdamW has moved
             // by the sign of gradients near 0.
             let bound = if ours.0 == 1 { 1e-6 } else { 1e-4 };
-            assert!(
-                (a - b).abs() <= bound * b.abs(),
-                "step {}: {a} {b}",
-                ours.0
-            );
+            assert!((a - b).abs() <= bound * b.abs(), "step {}: {a} {b}", ours.0);
         }
     }
 }
@@ -100,7 +96,10 @@ fn a_run_that_shrinks_its_micro_batches_has_the_same_numbers_and_keeps_the_size_
     let out = train(&tight, None);
     let said = text(&out);
     assert!(out.status.success(), "{said}");
-    assert!(said.contains("memory ran out before: micro-batches are computed 4"), "{said}");
+    assert!(
+        said.contains("memory ran out before: micro-batches are computed 4"),
+        "{said}"
+    );
     assert_eq!(state(&tight, 7)["pieces"], pieces);
 }
 
@@ -115,7 +114,10 @@ fn a_run_that_fits_in_no_size_pauses_with_what_to_change_and_lives() {
     assert!(out.status.success(), "{}", text(&out));
     scratch.wait_for_phase("paused");
     let log = fs::read_to_string(scratch.run.join("events.000001.jsonl")).unwrap();
-    assert!(log.contains("activations are computed again in backward"), "{log}");
+    assert!(
+        log.contains("activations are computed again in backward"),
+        "{log}"
+    );
     assert!(log.contains("Lower sequence_len or lora_rank"), "{log}");
     // Not even a checkpoint fits; what is asked for gets an answer, and the run lives on.
     let out = scratch.send(&["checkpoint"]);
@@ -127,7 +129,10 @@ fn a_run_that_fits_in_no_size_pauses_with_what_to_change_and_lives() {
 fn on_oom_pause_waits_and_on_oom_stop_ends_after_a_checkpoint() {
     let scratch = Scratch::new(&format!("{CONFIG}on_oom: pause\n"));
     let mut command = scratch.command(&["train", scratch.config.to_str().unwrap(), "--detach"]);
-    let started = command.env("LORADECK_MEMORY_LIMIT", TIGHT).output().unwrap();
+    let started = command
+        .env("LORADECK_MEMORY_LIMIT", TIGHT)
+        .output()
+        .unwrap();
     assert!(started.status.success(), "{}", text(&started));
     scratch.wait_for_phase("paused");
     // A person decides that smaller pieces will do.
@@ -157,20 +162,17 @@ fn a_micro_batch_in_pieces_has_the_gradient_of_the_whole_also_with_dropout() {
     let data = loradeck::data::load(&config, &base.tokenizer).unwrap();
     let shape = &base.description.config;
     let modules = model::match_targets(shape, true, &[], None).unwrap();
-    let set = LoraSet::new(
-        &modules,
-        8,
-        8.0,
-        false,
-        0.2,
-        model::target_names(shape, &modules),
-        3,
-        &candle_core::Device::Cpu,
-    )
-    .unwrap();
+    let spec = LoraSpec {
+        dropout: 0.2,
+        target_modules: model::target_names(shape, &modules),
+        ..LoraSpec::lora(8)
+    };
+    let set = LoraSet::new(&modules, spec, 3, &candle_core::Device::Cpu).unwrap();
     // B begins as zero, and with it A's gradient.
     for pair in &set.pairs {
-        pair.b.set(&(pair.b.ones_like().unwrap() * 0.02).unwrap()).unwrap();
+        pair.b
+            .set(&(pair.b.ones_like().unwrap() * 0.02).unwrap())
+            .unwrap();
     }
     let records: Vec<_> = data.train.iter().take(7).collect();
     let gradient = |size: usize| {
@@ -189,7 +191,6 @@ fn a_micro_batch_in_pieces_has_the_gradient_of_the_whole_also_with_dropout() {
             let flat: Vec<f64> = pass
                 .gradients
                 .iter()
-                .flat_map(|(a, b)| [a, b])
                 .flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
                 .map(f64::from)
                 .collect();
@@ -210,8 +211,14 @@ fn a_micro_batch_in_pieces_has_the_gradient_of_the_whole_also_with_dropout() {
             .iter()
             .zip(&pieces)
             .fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
-        println!("pieces of {size}: at most {:.1e} of the largest gradient", furthest / largest);
-        assert!(furthest <= 1e-6 * largest, "{size}: {furthest} of {largest}");
+        println!(
+            "pieces of {size}: at most {:.1e} of the largest gradient",
+            furthest / largest
+        );
+        assert!(
+            furthest <= 1e-6 * largest,
+            "{size}: {furthest} of {largest}"
+        );
     }
 }
 
@@ -224,13 +231,19 @@ fn a_limit_on_address_space_is_survived() {
     let scratch = Scratch::new(LARGE);
     let mut command = Command::new("sh");
     command
-        .args(["-c", "ulimit -v 1300000; exec \"$0\" train \"$1\" --headless"])
+        .args([
+            "-c",
+            "ulimit -v 1300000; exec \"$0\" train \"$1\" --headless",
+        ])
         .args([Path::new(program::PROGRAM), &scratch.config])
         .env("XDG_RUNTIME_DIR", scratch.folder.path());
     let out = command.output().unwrap();
     let said = text(&out);
     assert!(out.status.success(), "{said}");
-    assert!(said.contains("memory ran out") && said.contains("ulimit -v"), "{said}");
+    assert!(
+        said.contains("memory ran out") && said.contains("ulimit -v"),
+        "{said}"
+    );
 }
 
 /// A control group with a memory limit, where this test may make one.
@@ -242,7 +255,10 @@ fn control_group(bytes: usize) -> Option<PathBuf> {
         (v1.join(name), "memory.limit_in_bytes")
     } else {
         let own = groups.lines().find_map(|l| l.strip_prefix("0::/"))?;
-        (Path::new("/sys/fs/cgroup").join(own).join(name), "memory.max")
+        (
+            Path::new("/sys/fs/cgroup").join(own).join(name),
+            "memory.max",
+        )
     };
     fs::create_dir(&group).ok()?;
     if fs::write(group.join(limit), bytes.to_string()).is_err() {
@@ -262,12 +278,18 @@ fn a_control_groups_limit_is_never_reached() {
     let scratch = Scratch::new(LARGE);
     let mut command = Command::new("sh");
     command
-        .args(["-c", "echo $$ > \"$2/cgroup.procs\"; exec \"$0\" train \"$1\" --headless"])
+        .args([
+            "-c",
+            "echo $$ > \"$2/cgroup.procs\"; exec \"$0\" train \"$1\" --headless",
+        ])
         .args([Path::new(program::PROGRAM), &scratch.config, &group])
         .env("XDG_RUNTIME_DIR", scratch.folder.path());
     let out = command.output().unwrap();
     let _ = fs::remove_dir(&group);
     let said = text(&out);
     assert!(out.status.success(), "{said}");
-    assert!(said.contains("the control group's limit of 150 MiB"), "{said}");
+    assert!(
+        said.contains("the control group's limit of 150 MiB"),
+        "{said}"
+    );
 }

@@ -4,9 +4,9 @@
 use serde_yaml::Value;
 
 use super::kinds::{
-    FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS, OTHER_SCHEDULERS, OTHER_TASKS,
-    PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers, optional, show_device,
-    show_optional, show_targets, shown_word, target_modules,
+    FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
+    OTHER_SCHEDULERS, OTHER_TASKS, PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers,
+    optional, show_device, show_optional, show_targets, shown_word, target_modules,
 };
 use super::values::{Fault, boolean, count, decimal, flow, number, quoted, texts, whole, word};
 use super::{RunConfig, paths};
@@ -427,8 +427,8 @@ pub(super) const KEYS: &[Key] = &[
         export_formats,
         Checkpoint,
         "[peft]",
-        "[peft]",
-        "Formats written at the end of the run: `peft`",
+        "[peft, gguf]",
+        "Formats written at the end of the run: `peft`, `gguf` (llama.cpp)",
         export_formats,
         |v| flow(v.iter().map(|f| shown_word(FORMATS, f)))
     ),

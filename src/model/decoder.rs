@@ -1,21 +1,21 @@
 //! The decoder: forward passes, and training passes block by block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::batch::{Packed, TokenBatch};
-use super::block::{Block, BlockTerms, Pass};
+use super::block::{Block, BlockTerms, Goal, Pass};
 use super::cache::{KvCache, LayerCache};
 use super::config::{DecoderConfig, LINEARS};
-use super::lora::{Active, LoraSet};
+use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
-    Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, cross_entropy, embedding, frozen_linear,
-    pull_gradients, rms_norm,
+    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, Tape, adapted_row_norms,
+    cross_entropy, embedding, frozen_linear, rms_norm, select_rows,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -36,8 +36,8 @@ pub struct LossAndGradients {
     pub trained_tokens: u64,
     /// Tokens that were computed: those behind a row's last trained one are not.
     pub computed_tokens: u64,
-    /// Gradients of `loss_sum` for (A, B) of every pair of the set, in its order, f32.
-    pub gradients: Vec<(Tensor, Tensor)>,
+    /// Gradients of `loss_sum` for every parameter of the set, in its order, f32.
+    pub gradients: Vec<Tensor>,
 }
 
 /// Frozen decoder; all state of a pass is local to the call.
@@ -122,8 +122,9 @@ impl Decoder {
     pub fn logits(&self, input_ids: &[Vec<u32>], adapters: &[Active<'_>]) -> Result<Tensor> {
         let packed = Packed::whole(input_ids);
         let hidden = self.hidden(&packed, adapters)?;
-        let hidden = rms_norm(&hidden, &self.norm, self.config.rms_norm_eps)?;
-        let logits = frozen_linear(&hidden, &self.head)?.to_dtype(DType::F32)?;
+        let tape = Tape::off();
+        let hidden = rms_norm(&tape, &hidden, &self.norm, self.config.rms_norm_eps)?;
+        let logits = frozen_linear(&tape, &hidden, &self.head)?.to_dtype(DType::F32)?;
         let longest = input_ids.iter().map(Vec::len).max().unwrap_or(0);
         let mut rows = Vec::new();
         for span in &packed.spans {
@@ -160,7 +161,7 @@ impl Decoder {
     ) -> Result<LossAndGradients> {
         let packed = Packed::trained(batch)?;
         let adapters = [Active { set, strength: 1.0 }];
-        let terms = self.terms(&adapters, dropout, true)?;
+        let terms = self.terms(&adapters, dropout)?;
         let first_adapted = terms.iter().position(|t| t.iter().any(|t| !t.is_empty()));
         let (Some(first_adapted), false) = (first_adapted, packed.targets.is_empty()) else {
             let (loss_sum, trained_tokens) = self.loss(batch, &adapters)?;
@@ -173,59 +174,68 @@ impl Decoder {
         };
         let pass = self.pass(&packed, 0)?;
         let mut x = self.embed(&packed.ids)?;
-        // What the backward starts each block from: its input and, without recomputation, its
-        // output with the graph in between.
-        let mut kept: Vec<(Tensor, Option<Tensor>)> = Vec::new();
-        for (layer, block) in self.blocks.iter().enumerate() {
-            if layer < first_adapted {
-                x = block.forward(&x, &Default::default(), &pass, None)?;
-            } else if recompute {
-                let y = block.forward(&x, &detached(&terms[layer]), &pass, None)?;
-                kept.push((x, None));
-                x = y;
-            } else {
-                let input = leaf(&x, layer > first_adapted)?;
-                let y = block.forward(&input, &terms[layer], &pass, None)?;
-                x = y.detach();
-                kept.push((input, Some(y)));
+        let parameters = set.parameters();
+        let of_layer = self.parameters_by_layer(set, &parameters);
+        // The tape of a block's pass: gradients are wanted of its parameters and, above the first
+        // adapted block, of its input.
+        let start = |layer: usize, input: &Tensor| {
+            let tape = Tape::recording();
+            for &index in &of_layer[layer] {
+                tape.want(parameters[index].var);
             }
+            if layer > first_adapted {
+                tape.want(input);
+            }
+            tape
+        };
+        // What the backward starts each block from: its input and, without recomputation, its
+        // output and the tape in between.
+        let mut kept: Vec<(Tensor, Option<(Tape, Tensor)>)> = Vec::new();
+        for (layer, (block, terms)) in self.blocks.iter().zip(&terms).enumerate() {
+            let tape = match layer < first_adapted || recompute {
+                true => Tape::off(),
+                false => start(layer, &x),
+            };
+            let y = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
+            if layer >= first_adapted {
+                kept.push((x, (!recompute).then(|| (tape, y.clone()))));
+            }
+            x = y;
         }
         let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
+        drop(x);
         let mut dx = d_hidden.context("the head gave no gradient")?;
-        let mut gradients: Vec<Option<(Tensor, Tensor)>> = vec![None; set.pairs.len()];
+        let mut gradients: Vec<Option<Tensor>> = vec![None; parameters.len()];
         for layer in (first_adapted..self.blocks.len()).rev() {
-            let (input, output) = kept.pop().context("a block's input is missing")?;
-            let wanted = layer > first_adapted;
-            let (input, output) = match output {
-                Some(output) => (input, output),
+            let (input, done) = kept.pop().context("a block's input is missing")?;
+            let (tape, output) = match done {
+                Some(done) => done,
                 None => {
-                    let input = leaf(&input, wanted)?;
-                    let output = self.blocks[layer].forward(&input, &terms[layer], &pass, None)?;
-                    (input, output)
+                    let (tape, terms) = (start(layer, &input), &terms[layer]);
+                    let replay = Goal::Replay;
+                    let output =
+                        self.blocks[layer].forward(&tape, &input, terms, &pass, None, replay)?;
+                    (tape, output)
                 }
             };
-            if !output.track_op() {
-                // No adapter here, and none below that this block's input would need.
-                continue;
+            let mut found = tape.pull(&output, dx)?;
+            for &index in &of_layer[layer] {
+                let parameter = &parameters[index];
+                let gradient = found
+                    .take(parameter.var)
+                    .with_context(|| format!("no gradient reached {}", parameter.module))?;
+                // What layers share gets a gradient from each.
+                gradients[index] = Some(match gradients[index].take() {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
+                });
             }
-            let mut store = pull_gradients(&output, &dx)?;
-            for (index, pair) in set.pairs.iter().enumerate() {
-                if self
-                    .modules
-                    .get(&pair.module)
-                    .is_some_and(|at| at.0 == layer)
-                {
-                    let missing = || format!("no gradient reached {}", pair.module);
-                    let a = store.remove(&pair.a).with_context(missing)?;
-                    let b = store.remove(&pair.b).with_context(missing)?;
-                    gradients[index] = Some((a, b));
-                }
+            if layer == first_adapted {
+                break;
             }
-            if wanted {
-                dx = store
-                    .remove(&input)
-                    .context("no gradient reached a block's input")?;
-            }
+            dx = found
+                .take(&input)
+                .context("no gradient reached a block's input")?;
         }
         let gradients = gradients.into_iter().collect::<Option<_>>();
         Ok(LossAndGradients {
@@ -236,51 +246,90 @@ impl Decoder {
         })
     }
 
-    /// A fresh key/value cache for step-by-step generation of one sequence.
-    pub fn cache(&self) -> KvCache {
-        KvCache {
-            layers: self.blocks.iter().map(|_| LayerCache::default()).collect(),
-            len: 0,
+    /// The parameters of each layer's adapters, as indices into `parameters`.
+    fn parameters_by_layer(
+        &self,
+        set: &LoraSet,
+        parameters: &[Parameter<'_>],
+    ) -> Vec<BTreeSet<usize>> {
+        let indices: HashMap<TensorId, usize> = parameters
+            .iter()
+            .enumerate()
+            .map(|(index, parameter)| (parameter.var.id(), index))
+            .collect();
+        let mut of_layer = vec![BTreeSet::new(); self.blocks.len()];
+        for pair in &set.pairs {
+            if let Some(&(layer, _)) = self.modules.get(&pair.module) {
+                of_layer[layer].extend(pair.parts().map(|(_, var)| indices[&var.id()]));
+            }
         }
+        of_layer
+    }
+
+    /// Gives every module of a DoRA adapter the magnitude that changes nothing: the norm of each
+    /// row of the weight as adapted so far, as PEFT does.
+    ///
+    /// # Errors
+    /// An adapter of another base; the device fails.
+    pub fn add_magnitudes(&self, set: &mut LoraSet) -> Result<()> {
+        self.check_modules(set)?;
+        for pair in &mut set.pairs {
+            let (layer, kind) = self.modules[&pair.module];
+            let weight = &self.blocks[layer].linears[kind];
+            let norms = adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?;
+            pair.magnitude = Some(Var::from_tensor(&norms)?);
+        }
+        Ok(())
+    }
+
+    /// A fresh key/value cache for step-by-step generation of one sequence with these adapters.
+    ///
+    /// # Errors
+    /// An adapter of another base; the device fails.
+    pub fn cache(&self, adapters: &[Active<'_>]) -> Result<KvCache> {
+        let terms = self.terms(adapters, None)?;
+        Ok(KvCache {
+            layers: terms
+                .into_iter()
+                .map(|terms| (terms, LayerCache::default()))
+                .collect(),
+            len: 0,
+        })
     }
 
     /// Feeds `ids` after what the cache holds; logits `[V]` f32 after the last of them.
     ///
     /// # Errors
-    /// No ids, a token beyond the vocabulary, an adapter of another base; the device fails.
-    pub fn next_logits(
-        &self,
-        ids: &[u32],
-        cache: &mut KvCache,
-        adapters: &[Active<'_>],
-    ) -> Result<Tensor> {
+    /// No ids, a token beyond the vocabulary; the device fails.
+    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         if ids.is_empty() {
             return Err(input_error(
                 "there is nothing to continue: the prompt is empty",
             ));
         }
-        let terms = self.terms(adapters, None, false)?;
         let packed = Packed::continued(ids, cache.len);
         let pass = self.pass(&packed, cache.len)?;
+        let tape = Tape::off();
         let mut x = self.embed(ids)?;
-        for ((block, terms), cache) in self.blocks.iter().zip(&terms).zip(&mut cache.layers) {
-            x = block.forward(&x, terms, &pass, Some(cache))?;
+        for (block, (terms, cache)) in self.blocks.iter().zip(&mut cache.layers) {
+            x = block.forward(&tape, &x, terms, &pass, Some(cache), Goal::Output)?;
         }
         cache.len += ids.len();
         let last = x.narrow(0, ids.len() - 1, 1)?;
-        let last = rms_norm(&last, &self.norm, self.config.rms_norm_eps)?;
-        Ok(frozen_linear(&last, &self.head)?
+        let last = rms_norm(&tape, &last, &self.norm, self.config.rms_norm_eps)?;
+        Ok(frozen_linear(&tape, &last, &self.head)?
             .to_dtype(DType::F32)?
             .squeeze(0)?)
     }
 
     /// Hidden states after the last block, without a graph.
     fn hidden(&self, packed: &Packed, adapters: &[Active<'_>]) -> Result<Tensor> {
-        let terms = self.terms(adapters, None, false)?;
+        let terms = self.terms(adapters, None)?;
         let pass = self.pass(packed, 0)?;
+        let tape = Tape::off();
         let mut x = self.embed(&packed.ids)?;
         for (block, terms) in self.blocks.iter().zip(&terms) {
-            x = block.forward(&x, terms, &pass, None)?;
+            x = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
         }
         Ok(x)
     }
@@ -298,14 +347,17 @@ impl Decoder {
         packed: &Packed,
         gradient: bool,
     ) -> Result<(f64, Option<Tensor>)> {
-        let hidden = leaf(hidden, gradient)?;
+        let tape = match gradient {
+            true => Tape::recording(),
+            false => Tape::off(),
+        };
+        tape.want(hidden);
         // Only tokens with a target cost a row of logits.
-        let wanted = Tensor::new(&packed.trained[..], &self.device)?;
-        let chosen = hidden.index_select(&wanted, 0)?;
-        let normed = rms_norm(&chosen, &self.norm, self.config.rms_norm_eps)?;
+        let chosen = select_rows(&tape, hidden, &packed.trained)?;
+        let normed = rms_norm(&tape, &chosen, &self.norm, self.config.rms_norm_eps)?;
         let (loss, d_normed) = cross_entropy(&normed, &self.head, &packed.targets, gradient)?;
         let d_hidden = match d_normed {
-            Some(d_normed) => pull_gradients(&normed, &d_normed)?.remove(&hidden),
+            Some(d_normed) => tape.pull(&normed, d_normed)?.take(hidden),
             None => None,
         };
         Ok((loss, d_hidden))
@@ -333,49 +385,67 @@ impl Decoder {
         })
     }
 
-    /// The adapters of every block's linears. With `tracked`, gradients reach A and B.
+    /// Whether the adapter's modules are this base's, in names and shapes.
+    fn check_modules(&self, set: &LoraSet) -> Result<()> {
+        for pair in &set.pairs {
+            let Some(&(_, kind)) = self.modules.get(&pair.module) else {
+                return Err(input_error(format!(
+                    "the adapter is of another base: this one has no module {}",
+                    pair.module
+                )));
+            };
+            let (inputs, outputs) = self.config.linear_shape(kind);
+            let magnitude = pair.magnitude.as_ref();
+            if pair.a.dims()[1..] != [inputs]
+                || pair.b.dims()[..1] != [outputs]
+                || magnitude.is_some_and(|m| m.dims() != [outputs])
+            {
+                return Err(input_error(format!(
+                    "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
+                     {inputs} inputs and {outputs} outputs",
+                    pair.module,
+                    pair.a.dims(),
+                    pair.b.dims()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The adapters of every block's linears.
     fn terms(
         &self,
         adapters: &[Active<'_>],
         dropout: Option<DropoutKey>,
-        tracked: bool,
     ) -> Result<Vec<BlockTerms>> {
         let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
         for active in adapters {
-            let probability = active.set.dropout;
+            let probability = active.set.spec.dropout;
+            self.check_modules(active.set)?;
             for pair in &active.set.pairs {
-                let Some(&(layer, kind)) = self.modules.get(&pair.module) else {
-                    return Err(input_error(format!(
-                        "the adapter is of another base: this one has no module {}",
-                        pair.module
-                    )));
-                };
-                let (inputs, outputs) = self.config.linear_shape(kind);
-                if pair.a.dims()[1..] != [inputs] || pair.b.dims()[..1] != [outputs] {
-                    return Err(input_error(format!(
-                        "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
-                         {inputs} inputs and {outputs} outputs",
-                        pair.module,
-                        pair.a.dims(),
-                        pair.b.dims()
-                    )));
-                }
-                let tensor = |var: &Var| match tracked {
-                    true => var.as_tensor().clone(),
-                    false => var.as_detached_tensor(),
-                };
+                let (layer, kind) = self.modules[&pair.module];
+                let tensor = |var: &Var| var.as_tensor().clone();
                 let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
                     seed: key.seed,
                     step: key.step,
                     item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
-                    before: key.tokens_before * inputs as u64,
+                    before: key.tokens_before * self.config.linear_shape(kind).0 as u64,
                     probability,
+                });
+                let dora = pair.magnitude.as_ref().map(|magnitude| {
+                    let weight = &self.blocks[layer].linears[kind];
+                    Ok::<_, candle_core::Error>(DoraTerm {
+                        magnitude: tensor(magnitude),
+                        norms: adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?,
+                    })
                 });
                 terms[layer][kind].push(LoraTerm {
                     a: tensor(&pair.a),
                     b: tensor(&pair.b),
-                    scale: pair.scale * active.strength,
+                    scale: pair.scale,
+                    strength: active.strength,
                     dropout,
+                    dora: dora.transpose()?,
                 });
             }
         }
@@ -383,30 +453,9 @@ impl Decoder {
     }
 }
 
-/// `x` as the start of a graph: gradients reach it only when they are `wanted`.
-fn leaf(x: &Tensor, wanted: bool) -> Result<Tensor> {
-    Ok(match wanted {
-        true => Var::from_tensor(&x.detach())?.into_inner(),
-        false => x.detach(),
-    })
-}
-
-fn detached(terms: &BlockTerms) -> BlockTerms {
-    terms.each_ref().map(|terms| {
-        let detach = |term: &LoraTerm| LoraTerm {
-            a: term.a.detach(),
-            b: term.b.detach(),
-            ..term.clone()
-        };
-        terms.iter().map(detach).collect()
-    })
-}
-
-fn zero_gradients(set: &LoraSet) -> Result<Vec<(Tensor, Tensor)>> {
-    set.pairs
-        .iter()
-        .map(|pair| Ok((pair.a.zeros_like()?, pair.b.zeros_like()?)))
-        .collect()
+fn zero_gradients(set: &LoraSet) -> Result<Vec<Tensor>> {
+    let zeros = |p: Parameter<'_>| Ok(p.var.zeros_like()?);
+    set.parameters().into_iter().map(zeros).collect()
 }
 
 #[cfg(test)]

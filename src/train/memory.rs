@@ -199,7 +199,10 @@ mod tests {
             &[
                 ("a/memory.max", "1000\n"),
                 ("a/memory.current", "900\n"),
-                ("a/memory.stat", "anon 1\ninactive_file 50\nactive_file 30\n"),
+                (
+                    "a/memory.stat",
+                    "anon 1\ninactive_file 50\nactive_file 30\n",
+                ),
                 ("a/b/memory.max", "max\n"),
                 ("a/b/memory.current", "10\n"),
             ],

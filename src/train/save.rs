@@ -60,7 +60,7 @@ impl Trainer<'_> {
         let left = self.stage.enter(PhaseName::Saving, "checkpoint");
         let clock = Instant::now();
         // Adapter and moments as bytes, then each file read back for its checksum.
-        let bytes = 6 * 4 * self.set.parameters();
+        let bytes = 6 * 4 * self.set.parameter_count();
         let written = admitted(bytes, || {
             checkpoint::write(
                 &self.folders.checkpoints,

@@ -12,7 +12,7 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::memory::{Room, room};
-use super::optimizer::PairValues;
+use super::optimizer::Values;
 use super::trainer::{Flow, Interrupt, Trainer};
 use crate::config::OnOom;
 use crate::data::{Record, collate};
@@ -129,7 +129,7 @@ impl Trainer<'_> {
         &mut self,
         indices: &[usize],
         dropout: Option<DropoutKey>,
-        gradients: &mut PairValues,
+        gradients: &mut Values,
     ) -> Flow<Sums> {
         let (base, data) = (Rc::clone(&self.base), Rc::clone(&self.data));
         let mut rest: Vec<&Record> = indices.iter().map(|&r| &data.train[r]).collect();
@@ -172,12 +172,7 @@ impl Trainer<'_> {
 
     /// Does what `on_oom` says after a piece of `records` records did not fit, and returns when it is
     /// to be tried again. Other errors are passed on.
-    pub fn out_of_memory(
-        &mut self,
-        error: anyhow::Error,
-        records: usize,
-        work: Work,
-    ) -> Flow<()> {
+    pub fn out_of_memory(&mut self, error: anyhow::Error, records: usize, work: Work) -> Flow<()> {
         if !is_out_of_memory(&error) {
             return Err(error.into());
         }
@@ -234,7 +229,9 @@ impl Trainer<'_> {
     fn what_to_change(&self, records: usize) -> String {
         let config = &self.config;
         match records {
-            0 | 1 => "Lower sequence_len or lora_rank, or train where there is more memory".to_owned(),
+            0 | 1 => {
+                "Lower sequence_len or lora_rank, or train where there is more memory".to_owned()
+            }
             n => format!(
                 "To begin with less another time: batch_size: {}, gradient_accumulation_steps: {}",
                 n.div_ceil(2),
@@ -266,4 +263,3 @@ impl Trainer<'_> {
         }
     }
 }
-
