@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::folder;
 use crate::error::input_error;
-use crate::model::{DecoderConfig, LoraPair, LoraSet, LoraSpec};
+use crate::model::{DecoderConfig, LoraPair, LoraSet, LoraSpec, Part};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -20,6 +20,8 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
+/// DoRA's. PEFT writes it without an end, early versions with one.
+const MAGNITUDE: &str = ".lora_magnitude_vector";
 
 /// Writes a PEFT folder (`adapter_config.json`, `adapter_model.safetensors`); returns its bytes.
 /// The folder is written beside its final name, fsynced and renamed. `base_model_name` goes into
@@ -49,7 +51,7 @@ fn config_json(set: &LoraSet, base_model_name: &str) -> Result<Vec<u8>> {
         true => json!(set.spec.alpha as i64),
         false => json!(set.spec.alpha),
     };
-    let config = json!({
+    let mut config = json!({
         "base_model_name_or_path": base_model_name,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -61,9 +63,12 @@ fn config_json(set: &LoraSet, base_model_name: &str) -> Result<Vec<u8>> {
         "r": set.spec.rank,
         "target_modules": set.spec.target_modules,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
+        "use_dora": set.spec.use_dora,
         "use_rslora": set.spec.use_rslora,
     });
+    if !set.spec.layers_to_transform.is_empty() {
+        config["layers_to_transform"] = json!(set.spec.layers_to_transform);
+    }
     let mut text = serde_json::to_string_pretty(&config)?;
     text.push('\n');
     Ok(text.into_bytes())
@@ -72,7 +77,12 @@ fn config_json(set: &LoraSet, base_model_name: &str) -> Result<Vec<u8>> {
 fn weights(set: &LoraSet) -> Result<Vec<u8>> {
     let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     for pair in &set.pairs {
-        for (end, var) in [(A, &pair.a), (B, &pair.b)] {
+        for (part, var) in pair.parts() {
+            let end = match part {
+                Part::A => A,
+                Part::B => B,
+                Part::Magnitude => MAGNITUDE,
+            };
             let numbers: Vec<f32> = var
                 .as_detached_tensor()
                 .to_dtype(DType::F32)?
@@ -125,7 +135,7 @@ pub fn read_peft(folder: &Path, base: &DecoderConfig, device: &Device) -> Result
     let mut found = by_module(&tensors, &file)?;
     let mut pairs = Vec::new();
     for (module, inputs, outputs) in base.linears() {
-        let Some((a, b)) = found.remove(&module) else {
+        let Some(Halves { a, b, magnitude }) = found.remove(&module) else {
             continue;
         };
         let (Some(a), Some(b)) = (a, b) else {
@@ -143,6 +153,17 @@ pub fn read_peft(folder: &Path, base: &DecoderConfig, device: &Device) -> Result
                 config.rank
             )));
         }
+        let magnitude_fits = match &magnitude {
+            Some(magnitude) => config.use_dora && magnitude.shape() == [outputs],
+            None => !config.use_dora,
+        };
+        if !magnitude_fits {
+            return Err(input_error(format!(
+                "{file}: use_dora is {}, and the magnitude of {module} is {}",
+                config.use_dora,
+                magnitude.map_or("missing".to_owned(), |m| format!("{:?}", m.shape()))
+            )));
+        }
         let var = |view: &TensorView<'_>| -> Result<Var> {
             let numbers = numbers(view, &file)?;
             let tensor = Tensor::from_vec(numbers, view.shape(), device)?;
@@ -151,7 +172,7 @@ pub fn read_peft(folder: &Path, base: &DecoderConfig, device: &Device) -> Result
         pairs.push(LoraPair {
             a: var(&a)?,
             b: var(&b)?,
-            magnitude: None,
+            magnitude: magnitude.as_ref().map(var).transpose()?,
             scale: config.scale(),
             module,
         });
@@ -181,7 +202,6 @@ fn read_config(json: &Value, file: &str) -> Result<LoraSpec> {
     }
     // What would change the numbers and is not computed here must not be passed over.
     for (key, inert) in [
-        ("use_dora", json!(false)),
         ("fan_in_fan_out", json!(false)),
         ("lora_bias", json!(false)),
         ("bias", json!("none")),
@@ -213,20 +233,33 @@ fn read_config(json: &Value, file: &str) -> Result<LoraSpec> {
         Some(Value::String(name)) => vec![name.clone()],
         _ => Vec::new(),
     };
+    let layer = |value: &Value| value.as_u64().map(|layer| layer as usize);
+    let layers_to_transform = match json.get("layers_to_transform") {
+        Some(Value::Array(layers)) => layers.iter().filter_map(layer).collect(),
+        Some(one) => layer(one).into_iter().collect(),
+        None => Vec::new(),
+    };
+    let yes = |key: &str| json.get(key) == Some(&Value::Bool(true));
     Ok(LoraSpec {
         rank,
         alpha: number("lora_alpha").unwrap_or(8.0),
-        use_rslora: json.get("use_rslora") == Some(&Value::Bool(true)),
-        use_dora: false,
+        use_rslora: yes("use_rslora"),
+        use_dora: yes("use_dora"),
         share_layers: false,
         dropout: number("lora_dropout").unwrap_or(0.0),
         target_modules,
+        layers_to_transform,
     })
 }
 
-type Halves<'a> = (Option<TensorView<'a>>, Option<TensorView<'a>>);
+#[derive(Default)]
+struct Halves<'a> {
+    a: Option<TensorView<'a>>,
+    b: Option<TensorView<'a>>,
+    magnitude: Option<TensorView<'a>>,
+}
 
-/// A and B of every module, by its name in the base.
+/// A, B and magnitude of every module, by its name in the base.
 fn by_module<'a>(tensors: &SafeTensors<'a>, file: &str) -> Result<BTreeMap<String, Halves<'a>>> {
     let mut found: BTreeMap<String, Halves<'a>> = BTreeMap::new();
     for (key, view) in tensors.iter() {
@@ -235,13 +268,16 @@ fn by_module<'a>(tensors: &SafeTensors<'a>, file: &str) -> Result<BTreeMap<Strin
                 "{file} is no PEFT adapter: the key {key} does not begin with {PREFIX}"
             )));
         };
+        let magnitude = name.strip_suffix(".weight").unwrap_or(name);
         if let Some(module) = name.strip_suffix(A) {
-            found.entry(module.to_owned()).or_default().0 = Some(view);
+            found.entry(module.to_owned()).or_default().a = Some(view);
         } else if let Some(module) = name.strip_suffix(B) {
-            found.entry(module.to_owned()).or_default().1 = Some(view);
+            found.entry(module.to_owned()).or_default().b = Some(view);
+        } else if let Some(module) = magnitude.strip_suffix(MAGNITUDE) {
+            found.entry(module.to_owned()).or_default().magnitude = Some(view);
         } else {
             return Err(input_error(format!(
-                "{file}: the key {key} is neither an A nor a B of LoRA, which is not supported"
+                "{file}: the key {key} is no part of LoRA, which is not supported"
             )));
         }
     }
@@ -304,36 +340,52 @@ mod tests {
             use_rslora: true,
             dropout: 0.1,
             target_modules: targets,
+            layers_to_transform: vec![0, 1],
             ..LoraSpec::lora(2)
         };
         LoraSet::new(&modules, spec, 7, &Device::Cpu).unwrap()
     }
 
-    fn all(set: &LoraSet) -> Vec<(String, Vec<f32>, Vec<f32>, f64)> {
+    /// With magnitudes, as of a base whose rows all have the norm 3.
+    fn dora_set() -> LoraSet {
+        let mut set = set();
+        set.spec.use_dora = true;
+        for pair in &mut set.pairs {
+            let magnitude = vec![3.0f32; pair.b.dims()[0]];
+            let count = magnitude.len();
+            pair.magnitude = Some(Var::from_vec(magnitude, count, &Device::Cpu).unwrap());
+        }
+        set
+    }
+
+    fn all(set: &LoraSet) -> Vec<(String, &'static str, Vec<f32>)> {
         let numbers = |var: &Var| var.flatten_all().unwrap().to_vec1().unwrap();
-        set.pairs
-            .iter()
-            .map(|p| (p.module.clone(), numbers(&p.a), numbers(&p.b), p.scale))
+        let parameters = set.parameters().into_iter();
+        parameters
+            .map(|p| (p.module.to_owned(), p.part.name(), numbers(p.var)))
             .collect()
     }
 
     #[test]
     fn an_adapter_read_back_is_the_one_written_and_its_bytes_are_always_the_same() {
         let temp = tempfile::tempdir().unwrap();
-        let (first, second) = (temp.path().join("1"), temp.path().join("2"));
-        let set = set();
-        let bytes = write_peft(&set, "some/base", &first).unwrap();
-        write_peft(&set, "some/base", &second).unwrap();
-        let mut total = 0;
-        for name in [CONFIG, WEIGHTS] {
-            let content = fs::read(first.join(name)).unwrap();
-            assert_eq!(content, fs::read(second.join(name)).unwrap());
-            total += content.len() as u64;
+        for (i, set) in [set(), dora_set()].iter().enumerate() {
+            let path = |name: &str| temp.path().join(format!("{name}-{i}"));
+            let (first, second) = (path("first"), path("second"));
+            let bytes = write_peft(set, "some/base", &first).unwrap();
+            write_peft(set, "some/base", &second).unwrap();
+            let mut total = 0;
+            for name in [CONFIG, WEIGHTS] {
+                let content = fs::read(first.join(name)).unwrap();
+                assert_eq!(content, fs::read(second.join(name)).unwrap());
+                total += content.len() as u64;
+            }
+            assert_eq!(bytes, total);
+            let back = read_peft(&first, &base(), &Device::Cpu).unwrap();
+            assert_eq!(all(&back), all(set));
+            assert_eq!(back.spec, set.spec);
+            assert_eq!(back.pairs[0].scale, set.pairs[0].scale);
         }
-        assert_eq!(bytes, total);
-        let back = read_peft(&first, &base(), &Device::Cpu).unwrap();
-        assert_eq!(all(&back), all(&set));
-        assert_eq!(back.spec, set.spec);
     }
 
     #[test]
@@ -372,7 +424,7 @@ mod tests {
         let text = fs::read_to_string(&config).unwrap();
         for (from, to, expected) in [
             ("\"LORA\"", "\"LOHA\"", "LOHA"),
-            ("\"use_dora\": false", "\"use_dora\": true", "use_dora"),
+            ("\"use_dora\": false", "\"use_dora\": true", "missing"),
             ("\"r\": 2", "\"r\": 3", "r 3"),
             ("{", "", "not valid JSON"),
         ] {

@@ -4,9 +4,9 @@
 use serde_yaml::Value;
 
 use super::kinds::{
-    FORMATS, OPTIMIZERS, OTHER_OPTIMIZERS, OTHER_PRECISIONS, OTHER_SCHEDULERS, OTHER_TASKS,
-    PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers, optional, show_device,
-    show_optional, show_targets, shown_word, target_modules,
+    FORMATS, OPTIMIZERS, OTHER_OPTIMIZERS, OTHER_PRECISIONS, OTHER_SCHEDULERS, OTHER_SHARING,
+    OTHER_TASKS, PRECISIONS, SCHEDULERS, SHARING, TASKS, device, export_formats, layers, optional,
+    show_device, show_optional, show_targets, shown_word, target_modules,
 };
 use super::values::{Fault, boolean, count, decimal, flow, number, quoted, texts, whole, word};
 use super::{RunConfig, paths};
@@ -173,11 +173,29 @@ pub(super) const KEYS: &[Key] = &[
         |v| v.to_string()
     ),
     key!(
+        use_dora,
+        Restart,
+        "false",
+        "true",
+        "Weight-decomposed LoRA (DoRA): a magnitude for each output, beside A and B",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        share_adapters,
+        Restart,
+        "none",
+        "layers",
+        "`layers`: one A/B for the same linear of all layers; `none`",
+        |v| word(v, SHARING, OTHER_SHARING),
+        |v| shown_word(SHARING, v)
+    ),
+    key!(
         loraplus_ratio,
         Restart,
         "1",
         "16",
-        "B's learning rate over A's (LoRA+)",
+        "Learning rate of B (and of DoRA's magnitude) over A's (LoRA+)",
         |v| number(
             v,
             |x| (1.0..=1000.0).contains(&x),
@@ -448,14 +466,6 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
 ];
 
 pub(super) const UNBUILT: &[Unbuilt] = &[
-    Unbuilt {
-        name: "share_adapters",
-        image: false,
-    },
-    Unbuilt {
-        name: "use_dora",
-        image: false,
-    },
     Unbuilt {
         name: "quantize",
         image: false,

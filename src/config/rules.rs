@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::values::Fault;
 use super::{
-    DeviceChoice, ExportFormat, LrScheduler, Optimizer, Precision, RunConfig, TargetModules,
-    TaskType,
+    DeviceChoice, ExportFormat, LrScheduler, Optimizer, Precision, RunConfig, ShareAdapters,
+    TargetModules, TaskType,
 };
 
 /// Values that are right each by itself and impossible together, by the key to blame.
@@ -87,6 +87,8 @@ pub(super) fn text_defaults() -> RunConfig {
         ),
         layers: None,
         use_rslora: false,
+        use_dora: false,
+        share_adapters: ShareAdapters::None,
         loraplus_ratio: 1.0,
         init_from: None,
         epochs: 3.0,

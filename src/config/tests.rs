@@ -156,6 +156,7 @@ fn unusual(place: &Place) -> String {
             "base_model: ./base\ntask_type: text-generation\ntrain_data_dir: ./data\n\
              output_dir: ./out here\nlora_rank: 4\nlora_alpha: 12.5\nlora_dropout: 0.1\n\
              target_modules: [self_attn.q_proj, up_proj]\nlayers: [1, 3]\nuse_rslora: true\n\
+             use_dora: true\nshare_adapters: layers\n\
              loraplus_ratio: 16\ninit_from: ./first\nepochs: 0.3\nmax_steps: 77\nbatch_size: 3\n\
              gradient_accumulation_steps: 5\ngradient_checkpointing: false\nmax_grad_norm: 0.25\n\
              learning_rate: 1e-3\nlr_scheduler: linear\nwarmup_steps: 7\nweight_decay: 0.01\n\

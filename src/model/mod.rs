@@ -27,7 +27,7 @@ pub use cache::KvCache;
 pub use config::{DecoderConfig, RopeScaling};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
-pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
+pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, peft_targets};
 pub use memory::{MemoryEstimate, memory_estimate};
 pub use tokenizer::Tokenizer;
 

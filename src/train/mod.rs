@@ -4,6 +4,7 @@
 //! [`Reporter`] and is steered through [`Control`] messages. The loop itself is `trainer.rs`, to be
 //! read from top to bottom.
 
+mod adapter;
 pub mod checkpoint;
 mod controls;
 mod device;
@@ -27,10 +28,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use adapter::{AdapterPlan, adapter_plan};
 pub use device::{dtype, open_device};
 pub use export::{export, export_checkpoint};
 pub use plan::Plan;
-pub use preflight::{Preflight, format_name, formats, parse_formats, preflight};
+pub use preflight::{AdapterSize, Preflight, format_name, formats, parse_formats, preflight};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};

@@ -92,13 +92,19 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
     }
     if let Some(adapter) = &report.adapter {
         heading(&mut out, "Adapter");
-        let names = adapter.target_modules.join(", ");
+        let spec = &adapter.spec;
         let _ = writeln!(
             out,
-            "  rank {} on {} ({}): {} parameters",
-            adapter.rank,
+            "  rank {}{} on {} ({}){}: {} parameters",
+            spec.rank,
+            if spec.use_dora { " with DoRA" } else { "" },
             plural(adapter.modules as u64, "module"),
-            shortened(&names, 60),
+            shortened(&spec.target_modules.join(", "), 60),
+            if spec.share_layers {
+                ", A and B shared by all layers"
+            } else {
+                ""
+            },
             grouped(adapter.parameters)
         );
     }

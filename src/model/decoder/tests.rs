@@ -1,6 +1,6 @@
 //! Which gradients a pass gives, and that nothing else does.
 
-use super::super::lora::{LoraSpec, match_targets};
+use super::super::lora::{LoraPair, LoraSpec, match_targets};
 use super::*;
 use crate::ops::to_vec;
 use crate::random::{Purpose, Stream};
@@ -29,6 +29,20 @@ fn adapter(decoder: &Decoder, layers: Option<(usize, usize)>) -> LoraSet {
     set
 }
 
+/// The same with DoRA, its magnitudes moved.
+fn dora(decoder: &Decoder) -> LoraSet {
+    let mut set = adapter(decoder, None);
+    set.spec.use_dora = true;
+    decoder.add_magnitudes(&mut set).unwrap();
+    for pair in &set.pairs {
+        let magnitude = pair.magnitude.as_ref().unwrap();
+        magnitude
+            .set(&(magnitude.as_tensor() * 1.1).unwrap())
+            .unwrap();
+    }
+    set
+}
+
 fn batch() -> TokenBatch {
     TokenBatch {
         input_ids: vec![vec![5, 90, 300, 17, 44], vec![8, 61, 0, 0, 0]],
@@ -42,17 +56,19 @@ fn batch() -> TokenBatch {
 #[test]
 fn every_adapter_gets_a_gradient_that_is_not_zero_once_b_is_not() {
     let decoder = decoder();
-    let set = adapter(&decoder, None);
-    assert_eq!(set.pairs.len(), decoder.config().linears().len());
-    let pass = decoder
-        .loss_and_gradients(&batch(), &set, None, false)
-        .unwrap();
-    for (parameter, gradient) in set.parameters().iter().zip(&pass.gradients) {
-        assert_eq!(gradient.dims(), parameter.var.dims());
-        let numbers = to_vec(gradient).unwrap();
-        let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
-        let module = parameter.module;
-        assert!(zeros * 10 < numbers.len(), "{module}: {zeros} zeros");
+    for (set, parts) in [(adapter(&decoder, None), 2), (dora(&decoder), 3)] {
+        assert_eq!(set.pairs.len(), decoder.config().linears().len());
+        assert_eq!(set.parameters().len(), parts * set.pairs.len());
+        let pass = decoder
+            .loss_and_gradients(&batch(), &set, None, false)
+            .unwrap();
+        for (parameter, gradient) in set.parameters().iter().zip(&pass.gradients) {
+            assert_eq!(gradient.dims(), parameter.var.dims());
+            let numbers = to_vec(gradient).unwrap();
+            let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
+            let module = parameter.module;
+            assert!(zeros * 10 < numbers.len(), "{module}: {zeros} zeros");
+        }
     }
 }
 
@@ -119,6 +135,71 @@ fn an_adapter_on_some_layers_gets_the_gradients_it_gets_beside_the_others() {
             );
         }
     }
+}
+
+#[test]
+fn what_layers_share_gets_the_sum_of_their_gradients() {
+    let decoder = decoder();
+    let modules = match_targets(decoder.config(), true, &[], None).unwrap();
+    let spec = LoraSpec {
+        share_layers: true,
+        ..LoraSpec::lora(4)
+    };
+    let shared = LoraSet::new(&modules, spec.clone(), 1, &Device::Cpu).unwrap();
+    for parameter in shared.parameters() {
+        let moved = parameter.var.as_tensor().rand_like(-0.05, 0.05).unwrap();
+        parameter.var.set(&moved).unwrap();
+    }
+    // The same numbers, a copy for every layer: the same function.
+    let copy = |var: &Var| Var::from_tensor(&var.as_tensor().copy().unwrap()).unwrap();
+    let pairs = shared.pairs.iter().map(|pair| LoraPair {
+        a: copy(&pair.a),
+        b: copy(&pair.b),
+        ..pair.clone()
+    });
+    let alone = LoraSet::from_pairs(pairs.collect(), spec);
+    for recompute in [false, true] {
+        let pass = |set: &LoraSet| {
+            decoder
+                .loss_and_gradients(&batch(), set, None, recompute)
+                .unwrap()
+        };
+        let (got, each) = (pass(&shared), pass(&alone));
+        assert_eq!(got.loss_sum, each.loss_sum);
+        assert_eq!(got.gradients.len(), 2 * LINEARS.len());
+        for (parameter, gradient) in shared.parameters().iter().zip(&got.gradients) {
+            let within = |module: &str| module.splitn(4, '.').last().map(str::to_owned);
+            let mut sum = vec![0.0; gradient.elem_count()];
+            for (other, addend) in alone.parameters().iter().zip(&each.gradients) {
+                if (within(other.module), other.part) == (within(parameter.module), parameter.part)
+                {
+                    let addend = to_vec(addend).unwrap();
+                    sum.iter_mut().zip(addend).for_each(|(s, a)| *s += a);
+                }
+            }
+            let gradient = to_vec(gradient).unwrap();
+            let largest = sum.iter().fold(0f32, |a, b| a.max(b.abs()));
+            for (got, expected) in gradient.iter().zip(&sum) {
+                assert!((got - expected).abs() < 1e-5 * largest, "{got} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fresh_dora_adapter_is_the_bare_base() {
+    let decoder = decoder();
+    let modules = match_targets(decoder.config(), true, &[], None).unwrap();
+    let mut set = LoraSet::new(&modules, LoraSpec::lora(4), 1, &Device::Cpu).unwrap();
+    decoder.add_magnitudes(&mut set).unwrap();
+    let adapters = [Active {
+        set: &set,
+        strength: 1.0,
+    }];
+    assert_eq!(
+        decoder.loss(&batch(), &adapters).unwrap(),
+        decoder.loss(&batch(), &[]).unwrap()
+    );
 }
 
 #[test]
