@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use loradeck::adapter::{read_peft, write_peft};
+use loradeck::adapter::{read_lora_set, write_peft};
 use loradeck::config::LrScheduler;
 use loradeck::model::{self, Part, TokenBatch};
 use loradeck::protocol::{CheckpointReason, Command, EventKind, PhaseName, StopMode};
@@ -183,7 +183,7 @@ fn fifty_steps(case: &str) {
     let base = format!("{FIXTURES}/llama_tied_gqa");
     let decoder = model::open_decoder(&base, &Device::Cpu, DType::F32).unwrap();
     let adapter = format!("{folder}/adapter");
-    let set = read_peft(Path::new(&adapter), decoder.config(), &Device::Cpu).unwrap();
+    let set = read_lora_set(Path::new(&adapter), decoder.config(), &Device::Cpu).unwrap();
     let mut optimizer = AdamW::new(&set);
     let settings = &reference.settings;
     for expected in &reference.steps {
@@ -293,7 +293,7 @@ fn exploding_adapter(run: &Run, folder: &Path) {
     let base = model::open(&run.config.base_model, &Device::Cpu, DType::F32).unwrap();
     run.train(None).0.unwrap();
     let export = run.folders().exports.join("peft");
-    let set = read_peft(&export, &base.description.config, &Device::Cpu).unwrap();
+    let set = read_lora_set(&export, &base.description.config, &Device::Cpu).unwrap();
     for pair in &set.pairs {
         pair.b.set(&pair.b.affine(0.0, 1e30).unwrap()).unwrap();
     }

@@ -49,7 +49,7 @@ pub(super) fn fresh(config: &RunConfig, base: &Base) -> Result<LoraSet> {
         return Ok(fresh);
     };
     let (shape, device) = (base.decoder.config(), base.decoder.device());
-    let given = adapter::read_peft(folder, shape, device)
+    let given = adapter::read_lora_set(folder, shape, device)
         .with_context(|| format!("init_from: {}", folder.display()))?;
     take_over(&fresh, &given).map_err(|difference| {
         input_error(format!(
@@ -64,7 +64,7 @@ pub(super) fn fresh(config: &RunConfig, base: &Base) -> Result<LoraSet> {
 pub(super) fn resumed(config: &RunConfig, checkpoint: &Path, base: &Base) -> Result<LoraSet> {
     let fresh = untrained(config, base)?;
     let (shape, device) = (base.decoder.config(), base.decoder.device());
-    let saved = adapter::read_peft(checkpoint, shape, device)?;
+    let saved = adapter::read_lora_set(checkpoint, shape, device)?;
     take_over(&fresh, &saved).map_err(|difference| {
         input_error(format!(
             "the config no longer fits the checkpoint {}: {difference}; undo the change, or start anew with `--resume never`",
@@ -113,6 +113,9 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
         let Some(&at) = given.index.get(&pair.module) else {
             return Err(format!("it does not adapt {}", pair.module));
         };
+        if given.pairs[at].scale != pair.scale {
+            return Err(format!("its alpha for {} is another", pair.module));
+        }
         for ((_, var), (_, given)) in pair.parts().zip(given.pairs[at].parts()) {
             let failed = |e| format!("{} cannot be taken over ({e})", pair.module);
             match taken.get(&var.id()) {

@@ -30,9 +30,9 @@ use anyhow::{Context, Result};
 
 pub use adapter::{AdapterPlan, adapter_plan};
 pub use device::{dtype, open_device};
-pub use export::{export, export_checkpoint};
+pub use export::export;
 pub use plan::Plan;
-pub use preflight::{AdapterSize, Preflight, format_name, formats, parse_formats, preflight};
+pub use preflight::{AdapterSize, Preflight, adapter_format, preflight};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};

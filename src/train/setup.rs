@@ -49,7 +49,7 @@ pub(super) fn open(
             text,
         }));
     };
-    preflight::formats(&config.export_formats)?;
+    preflight::formats(&config.export_formats, false)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
