@@ -100,6 +100,7 @@ fn every_kind_of_adapter_ends_with_the_same_bits() {
     for (name, kind) in [
         ("dora", "use_dora: true\nloraplus_ratio: 4"),
         ("shared", "share_adapters: layers"),
+        ("grouped by length", "group_by_length: true"),
         (
             "both",
             "share_adapters: layers\nuse_dora: true\nlayers: 1-2",
@@ -110,6 +111,51 @@ fn every_kind_of_adapter_ends_with_the_same_bits() {
         let whole = straight(&folder("straight"), &settings);
         let cut = interrupted(&folder("cut"), &settings, &[4, 7], |_| ());
         assert_eq!(cut, whole, "{name}");
+    }
+}
+
+/// Packed rows come in fewer, larger steps than [`STEPS`].
+#[test]
+fn a_packed_run_ends_with_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = format!("{SETTINGS}\npacking: true\nsequence_len: 110\nepochs: 4");
+    let settings = settings.replace("epochs: 2.4\n", "");
+    let bits = |folder: &Path, step: u64| {
+        let run = Run::new(folder, &settings);
+        ["adapter_model.safetensors", "optimizer.safetensors"]
+            .map(|file| fs::read(run.checkpoint(step).join(file)).unwrap())
+    };
+    let whole = temp.path().join("straight");
+    let (outcome, events) = Run::new(&whole, &settings).train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let expected = losses(&events);
+    let steps = expected.len() as u64;
+    assert!((6..=12).contains(&steps), "{steps} steps");
+    for cut in 3..steps {
+        let folder = temp.path().join(format!("cut-{cut}"));
+        let run = Run::new(&folder, &settings);
+        let (outcome, events) = run.train_with(None, move |event, hand| {
+            if let EventKind::Step(m) = event
+                && m.step == cut
+            {
+                let mode = StopMode::Discard;
+                hand.send(1, Command::Stop { mode });
+            }
+        });
+        let mut losses_by_step: BTreeMap<_, _> = losses(&events).into_iter().collect();
+        if outcome.unwrap() == Outcome::Stopped {
+            let newest = checkpoint::newest(&run.folders().checkpoints).unwrap();
+            let resume = newest.checkpoint.unwrap().path;
+            let (outcome, events) = run.train(Some(&resume));
+            assert_eq!(outcome.unwrap(), Outcome::Done);
+            losses_by_step.extend(losses(&events));
+        }
+        assert_eq!(losses_by_step.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(
+            bits(&folder, steps),
+            bits(&whole, steps),
+            "cut off after {cut}"
+        );
     }
 }
 

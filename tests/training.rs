@@ -288,6 +288,83 @@ fn accumulated_micro_batches_are_the_full_batch() {
     }
 }
 
+/// `(loss, gradient norm, tokens)` of every step.
+fn steps(events: &[EventKind]) -> Vec<(f64, f64, u64)> {
+    let step = |e: &EventKind| match e {
+        EventKind::Step(m) => Some((m.loss.0, m.grad_norm.0, m.tokens)),
+        _ => None,
+    };
+    events.iter().filter_map(step).collect()
+}
+
+#[test]
+fn packed_records_give_the_losses_and_gradients_of_records_apart() {
+    let temp = tempfile::tempdir().unwrap();
+    // All records in one step, packed and not: the same sums, whatever lies beside what.
+    let run = |name: &str, settings: &str| {
+        let settings = format!("epochs: 3\neval_split: 0\nbatch_size: 20\n{settings}");
+        let run = Run::new(&temp.path().join(name), &settings);
+        let (outcome, events) = run.train(None);
+        assert_eq!(outcome.unwrap(), Outcome::Done);
+        let statistics = events.iter().find_map(|e| match e {
+            EventKind::Data { statistics } => Some(statistics.clone()),
+            _ => None,
+        });
+        (steps(&events), statistics.unwrap())
+    };
+    let (apart, _) = run("apart", "");
+    let (packed, statistics) = run("packed", "packing: true\nsequence_len: 256");
+    let packing = statistics.packing.unwrap();
+    assert_eq!(packing.tokens, statistics.tokens);
+    assert!(packing.rows < 6 && packing.filled() > 0.7, "{packing:?}");
+    assert_eq!((apart.len(), packed.len()), (3, 3));
+    for (packed, apart) in packed.iter().zip(&apart) {
+        assert_eq!(packed.2, apart.2);
+        for (a, b) in [(packed.0, apart.0), (packed.1, apart.1)] {
+            assert!((a - b).abs() <= 1e-4 * b, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn the_steps_of_a_packed_epoch_are_those_of_its_rows() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = "epochs: 2\neval_split: 0\npacking: true\nsequence_len: 100\nbatch_size: 1";
+    let run = Run::new(temp.path(), settings);
+    let (outcome, events) = run.train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let rows = events.iter().find_map(|e| match e {
+        EventKind::Data { statistics } => statistics.packing.map(|p| (p.rows, p.tokens)),
+        _ => None,
+    });
+    let (rows, tokens) = rows.unwrap();
+    assert!(events.iter().any(
+        |e| matches!(e, EventKind::Plan { steps_per_epoch, total_steps }
+        if *steps_per_epoch == rows && *total_steps == 2 * rows)
+    ));
+    let steps = steps(&events);
+    assert_eq!(steps.len() as u64, 2 * rows);
+    assert!(steps.iter().all(|step| step.2 <= 100));
+    for epoch in steps.chunks(rows as usize) {
+        assert_eq!(epoch.iter().map(|step| step.2).sum::<u64>(), tokens);
+    }
+}
+
+#[test]
+fn the_longest_record_comes_first_when_they_are_grouped_by_length() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = "epochs: 1\neval_split: 0\nbatch_size: 1\ngroup_by_length: true";
+    let (outcome, events) = Run::new(temp.path(), settings).train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let lengths: Vec<u64> = steps(&events).iter().map(|step| step.2).collect();
+    assert_eq!(lengths.len(), 20);
+    assert_eq!(lengths[0], *lengths.iter().max().unwrap());
+    // Megabatches of 20 / 4 = 5 records, each from long to short.
+    for megabatch in lengths[5..].chunks(5) {
+        assert!(megabatch.is_sorted_by(|a, b| a >= b), "{megabatch:?}");
+    }
+}
+
 /// An adapter of huge numbers, that no finite loss comes of.
 fn exploding_adapter(run: &Run, folder: &Path) {
     let base = model::open(&run.config.base_model, &Device::Cpu, DType::F32).unwrap();

@@ -235,7 +235,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "2 (text-to-image: 4)",
         "4",
-        "Records of a micro-batch",
+        "Records (with `packing`: rows) of a micro-batch",
         |v| count(v, 1, 4096),
         |v| v.to_string()
     ),
@@ -345,6 +345,24 @@ pub(super) const KEYS: &[Key] = &[
         "2048",
         "Tokens of a record at most; longer ones are cut",
         |v| count(v, 8, 1 << 20),
+        |v| v.to_string()
+    ),
+    key!(
+        packing,
+        Restart,
+        "false",
+        "true",
+        "Fill rows of `sequence_len` tokens with several records, none of which sees another",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        group_by_length,
+        Restart,
+        "false",
+        "true",
+        "Put records of like length into the same step",
+        boolean,
         |v| v.to_string()
     ),
     key!(
@@ -468,10 +486,6 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
 pub(super) const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
         name: "quantize",
-        image: false,
-    },
-    Unbuilt {
-        name: "packing",
         image: false,
     },
     Unbuilt {

@@ -62,6 +62,9 @@ pub struct RunConfig {
     pub device: DeviceChoice,
 
     pub sequence_len: usize,
+    /// Fill rows of `sequence_len` with several records.
+    pub packing: bool,
+    pub group_by_length: bool,
     pub train_on_inputs: bool,
     /// A Jinja template that replaces the tokenizer's own.
     pub chat_template: Option<String>,

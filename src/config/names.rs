@@ -148,6 +148,13 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("save_format", "export_formats"),
     ("export_format", "export_formats"),
     ("sample_packing", "packing"),
+    ("neat_packing", "packing"),
+    ("multipack", "packing"),
+    ("packed", "packing"),
+    ("length_grouped", "group_by_length"),
+    ("group_by_size", "group_by_length"),
+    ("sort_by_length", "group_by_length"),
+    ("length_column_name", "group_by_length"),
     ("load_in_4bit", "quantize"),
     ("load_in_8bit", "quantize"),
     ("quantization_bit", "quantize"),
@@ -247,8 +254,32 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ),
     ("eval_batch_size", "remove the line: eval uses `batch_size`"),
     (
-        "group_by_length",
-        "remove the line: records are shuffled by `seed`",
+        "pad_to_sequence_len",
+        "remove the line: records are never padded",
+    ),
+    (
+        "pad_to_multiple_of",
+        "remove the line: records are never padded",
+    ),
+    (
+        "eval_sample_packing",
+        "remove the line: held-out records are never padded",
+    ),
+    (
+        "packing_strategy",
+        "remove the line: `packing: true` fills rows by best-fit decreasing",
+    ),
+    (
+        "train_sampling_strategy",
+        "write `group_by_length: true`, or remove the line: records are shuffled by `seed`",
+    ),
+    (
+        "loraplus_lr_embedding",
+        "remove the line: embeddings stay frozen",
+    ),
+    (
+        "dataloader_prefetch_factor",
+        "remove the line: batches are made ahead on a thread of their own",
     ),
     ("shuffle", "remove the line: records are shuffled by `seed`"),
     (

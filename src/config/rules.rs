@@ -39,12 +39,18 @@ pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
             (TaskType::TextGeneration, ExportFormat::Diffusers | ExportFormat::Kohya) => {
                 "holds a format of image models"
             }
+            (TaskType::TextGeneration, ExportFormat::Gguf) if config.use_dora => {
+                "holds `gguf`, which has no place for DoRA's magnitudes"
+            }
             (TaskType::TextToImage, ExportFormat::Peft | ExportFormat::Gguf) => {
                 "holds a format of language models"
             }
             _ => continue,
         };
         let fix = match config.task_type {
+            TaskType::TextGeneration if config.use_dora => {
+                "write `export_formats: [peft]`; `loradeck merge` makes a base of it"
+            }
             TaskType::TextGeneration => "write `export_formats: [peft, gguf]`, or one of them",
             TaskType::TextToImage => "write `export_formats: [diffusers, kohya]`",
         };
@@ -103,6 +109,8 @@ pub(super) fn text_defaults() -> RunConfig {
         precision: None,
         device: DeviceChoice::Auto,
         sequence_len: 1024,
+        packing: false,
+        group_by_length: false,
         train_on_inputs: false,
         chat_template: None,
         skip_bad_records: false,

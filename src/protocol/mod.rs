@@ -12,8 +12,8 @@ mod wire;
 pub use command::{Command, Query, Reply, StopMode};
 pub use event::{
     AdapterInfo, BaseInfo, CheckpointReason, ConfigChange, ConfigEntry, DataStatistics, Event,
-    EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PhaseName,
-    RecordPreview, RecordSegment, SampleText, StepMetrics,
+    EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PackingStatistics,
+    PhaseName, RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
 pub use series::{Bucket, Series};
 pub use state::{

@@ -1,6 +1,7 @@
 //! Held-out loss.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::BestEval;
@@ -47,7 +48,7 @@ impl Trainer<'_> {
     }
 
     fn held_out_loss(&mut self, with_adapter: bool) -> Flow<f64> {
-        let (base, data) = (Rc::clone(&self.base), Rc::clone(&self.data));
+        let (base, data) = (Rc::clone(&self.base), Arc::clone(&self.data));
         let active = [Active {
             set: &self.set.clone(),
             strength: 1.0,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -22,9 +23,9 @@ use candle_core::Device;
 /// What the trainer works with.
 pub(super) struct Setup {
     pub base: Rc<Base>,
-    pub data: Rc<Dataset>,
+    pub data: Arc<Dataset>,
     pub fingerprint: DataFingerprint,
-    pub batches: Batches,
+    pub batches: Arc<Batches>,
     pub plan: Plan,
     pub set: LoraSet,
     pub optimizer: AdamW,
@@ -97,7 +98,7 @@ pub(super) fn open(
         }
         _ => AdamW::new(&set),
     };
-    let batches = Batches::new(config.seed, config.batch_size, data.train.len());
+    let batches = Batches::of(config, &data.train);
     let plan = Plan::new(config, &batches);
     reporter.emit(model_event(&base, &set, &device));
     reporter.emit(plan.event());
@@ -123,9 +124,9 @@ pub(super) fn open(
             .gradient_checkpointing
             .unwrap_or_else(|| device.is_cuda()),
         base: Rc::new(base),
-        data: Rc::new(data),
+        data: Arc::new(data),
         fingerprint,
-        batches,
+        batches: Arc::new(batches),
         plan,
         set,
         optimizer,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{BestEval, DataFingerprint};
@@ -14,7 +15,7 @@ use super::setup::Setup;
 use super::stage::Stage;
 use super::{Folders, Outcome, Reporter};
 use crate::config::RunConfig;
-use crate::data::{Batches, Cursor, Dataset, collate};
+use crate::data::{Batches, Cursor, Dataset, Loader};
 use crate::model::{Base, DropoutKey, LoraSet};
 use crate::protocol::{CheckpointReason, EventKind, Level, Message, Num, PhaseName, StepMetrics};
 
@@ -58,9 +59,10 @@ pub(super) struct Trainer<'a> {
     pub inbox: &'a mut Inbox,
 
     pub base: Rc<Base>,
-    pub data: Rc<Dataset>,
+    pub data: Arc<Dataset>,
     pub fingerprint: DataFingerprint,
-    pub batches: Batches,
+    pub batches: Arc<Batches>,
+    loader: Loader,
     pub plan: Plan,
     pub set: LoraSet,
     pub optimizer: AdamW,
@@ -105,6 +107,7 @@ impl<'a> Trainer<'a> {
             stage,
             inbox,
             base: setup.base,
+            loader: Loader::new(Arc::clone(&setup.data), Arc::clone(&setup.batches)),
             data: setup.data,
             fingerprint: setup.fingerprint,
             batches: setup.batches,
@@ -146,22 +149,22 @@ impl<'a> Trainer<'a> {
             let mut gradients = Values::zeros(&self.set);
             let (mut loss_sum, mut trained, mut tokens, mut seconds) = (0.0, 0u64, 0u64, 0.0);
             let mut cursor = self.progress.cursor;
-            let micro_batches = plan::micro_batches(
-                &self.batches,
-                cursor,
-                self.config.gradient_accumulation_steps,
-            );
-            for (i, (indices, after)) in micro_batches.into_iter().enumerate() {
+            let epoch = cursor.epoch;
+            for i in 0..self.config.gradient_accumulation_steps.max(1) {
+                // The last step of an epoch has the micro-batches that are left.
+                if cursor.epoch != epoch {
+                    break;
+                }
                 self.attend()?;
                 let clock = Instant::now();
-                let records: Vec<_> = indices.iter().map(|&r| &self.data.train[r]).collect();
+                let micro_batch = self.loader.take(cursor)?;
                 let dropout = (self.config.lora_dropout > 0.0).then_some(DropoutKey {
                     seed: self.config.seed,
                     step,
                     micro_batch: i as u32,
                 });
                 let pass = self.base.decoder.loss_and_gradients(
-                    &collate(&records),
+                    &micro_batch.batch,
                     &self.set,
                     dropout,
                     self.recompute,
@@ -169,8 +172,8 @@ impl<'a> Trainer<'a> {
                 gradients.add(&pass.gradients)?;
                 loss_sum += pass.loss_sum;
                 trained += pass.trained_tokens;
-                tokens += records.iter().map(|r| r.ids.len() as u64).sum::<u64>();
-                cursor = after;
+                tokens += micro_batch.tokens;
+                cursor = micro_batch.after;
                 seconds += clock.elapsed().as_secs_f64();
             }
 

@@ -1,6 +1,6 @@
 """Writes what training is held against: PEFT's DoRA, and 50 steps of PEFT under torch's AdamW (f32, CPU).
 
-    python tests/tools/make_training_fixtures.py          # tests/fixtures/llama_dora and tests/fixtures/steps50
+    python tests/tools/make_training_fixtures.py    # llama_dora, steps50 and length_grouped.json in tests/fixtures
 
 llama_dora/    as make_fixtures.py's llama_<case>: base, DoRA adapter, batch, logits, loss and gradients
                (grad....lora_magnitude_vector.weight among them).
@@ -10,6 +10,8 @@ steps50/<case> adapter/ (start), steps.json and final.safetensors (PEFT's state 
                micro-batches.
                lora: torch's AdamW with weight decay and clipping, cosine schedule after warmup.
                dora: DoRA with rsLoRA on all linears, groups of peft.optimizers.create_loraplus_optimizer.
+length_grouped.json
+               what transformers' LengthGroupedSampler makes of a shuffled order: lengths, batch_size, shuffled, order.
 
 Deterministic: fixed seeds, one thread. Needs tests/fixtures/llama_tied_gqa (make_fixtures.py).
 """
@@ -17,6 +19,7 @@ Deterministic: fixed seeds, one thread. Needs tests/fixtures/llama_tied_gqa (mak
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 
 STEPS = 50
@@ -90,6 +94,18 @@ def make_steps(out: Path, seed: int, name: str, case: dict) -> None:
     print(f"steps50/{name}: loss {steps[0]['loss']:.4f} -> {steps[-1]['loss']:.4f}, gradient norms {min(norms):.3f} .. {max(norms):.3f}, {len(final)} tensors")
 
 
+def make_length_grouped(out: Path) -> None:
+    rng = np.random.default_rng(11)
+    cases = []
+    for records, batch_size in [(1, 2), (7, 2), (40, 4), (100, 3), (1000, 4)]:
+        lengths = rng.integers(1, 60, records).tolist()
+        shuffled = torch.randperm(records, generator=torch.Generator().manual_seed(records)).tolist()
+        order = get_length_grouped_indices(lengths, batch_size, generator=torch.Generator().manual_seed(records))
+        cases.append({"lengths": lengths, "batch_size": batch_size, "shuffled": shuffled, "order": order})
+    (out / "length_grouped.json").write_text(json.dumps(cases) + "\n", encoding="utf-8")
+    print(f"length_grouped.json: {len(cases)} orders")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "tests/fixtures")
@@ -99,6 +115,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     make_dora(args.output)
+    make_length_grouped(args.output)
     for seed, (name, case) in enumerate(CASES.items()):
         make_steps(args.output, 7 + seed, name, case)
 

@@ -158,7 +158,7 @@ impl Report {
                 String::new(),
             ));
         }
-        let batches = Batches::new(config.seed, config.batch_size, train.len());
+        let batches = Batches::of(config, &train);
         let plan = Plan::new(config, &batches);
         if config.warmup_steps >= plan.total_steps {
             self.warnings.push(at_key(
@@ -234,10 +234,16 @@ impl Report {
     fn look_at_memory(&mut self, loaded: &LoadedConfig, base: &Description, parameters: u64) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
-        let row_tokens = (data.statistics.max_length as usize).min(config.sequence_len);
-        let rows = config
-            .batch_size
-            .min(data.statistics.train_records.max(1) as usize);
+        let statistics = &data.statistics;
+        let (row_tokens, rows) = match statistics.packing {
+            Some(packing) => (packing.row_tokens.min(packing.tokens), packing.rows),
+            None => (
+                statistics.max_length.min(config.sequence_len as u64),
+                statistics.train_records,
+            ),
+        };
+        let row_tokens = row_tokens as usize;
+        let rows = config.batch_size.min(rows.max(1) as usize);
         let recompute = recomputes(config);
         let memory = Memory {
             estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),

@@ -225,6 +225,62 @@ fn padding_and_the_batchs_other_rows_change_nothing() {
     assert_eq!(whole.trained_tokens, 4);
 }
 
+/// Records packed into one row are rows of a batch to the decoder: what one holds must not reach
+/// the other.
+#[test]
+fn no_record_sees_another_of_its_batch() {
+    let decoder = decoder();
+    let set = adapter(&decoder, None);
+    let adapters = [Active {
+        set: &set,
+        strength: 1.0,
+    }];
+    let (first, other) = (vec![5, 90, 300, 17, 44], vec![700, 3, 21, 8, 250]);
+    let second = vec![8u32, 61, 12, 9];
+    let logits = |rows: &[Vec<u32>], row: usize| {
+        let logits = decoder.logits(rows, &adapters).unwrap();
+        to_vec(&logits.get(row).unwrap()).unwrap()
+    };
+    // Bit for bit, on whichever side of it the record lies that changes.
+    assert_eq!(
+        logits(&[first.clone(), second.clone()], 1),
+        logits(&[other.clone(), second.clone()], 1)
+    );
+    assert_eq!(
+        logits(&[second.clone(), first.clone()], 0),
+        logits(&[second.clone(), other.clone()], 0)
+    );
+    assert_ne!(
+        logits(std::slice::from_ref(&first), 0),
+        logits(std::slice::from_ref(&other), 0)
+    );
+
+    // Gradients of both together are those of each alone, added.
+    let batch = |rows: &[&Vec<u32>]| TokenBatch {
+        input_ids: rows.iter().map(|&ids| ids.clone()).collect(),
+        targets: rows
+            .iter()
+            .map(|ids| (1..=ids.len()).map(|i| ids.get(i).copied()).collect())
+            .collect(),
+    };
+    let gradients = |rows: &[&Vec<u32>]| {
+        let pass = decoder.loss_and_gradients(&batch(rows), &set, None, false);
+        let gradients = pass.unwrap().gradients;
+        gradients
+            .iter()
+            .map(|g| to_vec(g).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let together = gradients(&[&first, &second]);
+    let (a, b) = (gradients(&[&first]), gradients(&[&second]));
+    for ((together, a), b) in together.iter().zip(&a).zip(&b) {
+        let largest = together.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for ((together, a), b) in together.iter().zip(a).zip(b) {
+            assert!((together - a - b).abs() < 1e-5 * largest.max(1e-3));
+        }
+    }
+}
+
 #[test]
 fn nothing_to_train_on_is_a_loss_of_zero_with_zero_gradients() {
     let decoder = decoder();
