@@ -456,7 +456,7 @@ fn evals(events: &[EventKind]) -> (f64, f64) {
         _ => None,
     });
     let first = losses.next().unwrap();
-    (first, losses.last().unwrap())
+    (first, losses.next_back().unwrap())
 }
 
 #[test]

@@ -86,6 +86,9 @@ pub(super) fn open(
     reporter.emit(EventKind::Data {
         statistics: data.statistics.clone(),
     });
+    for warning in &data.statistics.warnings {
+        warn(warning.clone());
+    }
 
     stage.enter(PhaseName::Loading, "making the adapter");
     let set = match resume {
