@@ -181,6 +181,7 @@ fn passes_are_equal(name: &str) {
             seed: 1,
             step,
             micro_batch: 2,
+            tokens_before: 0,
         };
         let pass = case
             .decoder

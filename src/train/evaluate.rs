@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::BestEval;
+use super::shrink::{Work, watched};
 use super::trainer::{Flow, Trainer};
 use crate::data::{Record, collate};
 use crate::model::Active;
@@ -58,11 +59,23 @@ impl Trainer<'_> {
         let mut records: Vec<&Record> = data.eval.iter().collect();
         records.sort_by_key(|r| r.ids.len());
         let (mut sum, mut tokens) = (0.0, 0);
-        for batch in records.chunks(self.config.batch_size.max(1)) {
+        let mut rest = &records[..];
+        while !rest.is_empty() {
             self.attend()?;
-            let (loss, trained) = base.decoder.loss(&collate(batch), adapters)?;
-            sum += loss;
-            tokens += trained;
+            let at_once = self.pieces.records.min(self.config.batch_size.max(1));
+            let (batch, after) = rest.split_at(rest.len().min(at_once));
+            let length = batch.iter().map(|r| r.ids.len() as u64).sum();
+            let computed = watched(self.momentary_bytes(length), || {
+                base.decoder.loss(&collate(batch), adapters)
+            });
+            match computed {
+                Ok((loss, trained)) => {
+                    sum += loss;
+                    tokens += trained;
+                    rest = after;
+                }
+                Err(e) => self.out_of_memory(e, batch.len(), Work::Eval)?,
+            }
         }
         Ok(sum / tokens as f64)
     }

@@ -12,9 +12,10 @@ use super::optimizer::{AdamW, Rates, Values, clip};
 use super::plan::{self, Plan};
 use super::schedule::factor;
 use super::setup::Setup;
+use super::shrink::Pieces;
 use super::stage::Stage;
 use super::{Folders, Outcome, Reporter};
-use crate::config::RunConfig;
+use crate::config::{OnOom, RunConfig};
 use crate::data::{Batches, Cursor, Dataset, Loader};
 use crate::model::{Base, DropoutKey, LoraSet};
 use crate::protocol::{CheckpointReason, EventKind, Level, Message, Num, PhaseName, StepMetrics};
@@ -67,7 +68,9 @@ pub(super) struct Trainer<'a> {
     pub set: LoraSet,
     pub optimizer: AdamW,
     pub progress: Progress,
-    recompute: bool,
+    /// How micro-batches are computed: as configured, or smaller after memory ran out.
+    pub pieces: Pieces,
+    pub configured_pieces: Pieces,
 
     /// Step of the newest checkpoint, and when it was written.
     pub saved_at: Option<u64>,
@@ -89,6 +92,19 @@ impl<'a> Trainer<'a> {
         stage: &'a Stage<'a>,
         inbox: &'a mut Inbox,
     ) -> Self {
+        let configured_pieces = Pieces {
+            // A packed row has as many records as fit into it.
+            records: match config.packing {
+                true => usize::MAX,
+                false => config.batch_size.max(1),
+            },
+            recompute: setup.recompute,
+        };
+        let kept = setup.state.as_ref().and_then(|s| s.pieces);
+        let pieces = match config.on_oom {
+            OnOom::Shrink => kept.unwrap_or(configured_pieces),
+            OnOom::Pause | OnOom::Stop => configured_pieces,
+        };
         let progress = setup.state.map_or_else(Progress::default, |s| Progress {
             step: s.step,
             cursor: s.cursor,
@@ -115,7 +131,8 @@ impl<'a> Trainer<'a> {
             set: setup.set,
             optimizer: setup.optimizer,
             progress,
-            recompute: setup.recompute,
+            pieces,
+            configured_pieces,
             last_save: Instant::now(),
             base_texts: HashMap::new(),
             paused: false,
@@ -129,6 +146,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         self.stage.enter(PhaseName::Training, "");
         self.attend()?;
+        self.tell_pieces();
         loop {
             // What is due between two steps. After a resume, what was due and not yet done.
             if self.eval_is_due() {
@@ -162,16 +180,11 @@ impl<'a> Trainer<'a> {
                     seed: self.config.seed,
                     step,
                     micro_batch: i as u32,
+                    tokens_before: 0,
                 });
-                let pass = self.base.decoder.loss_and_gradients(
-                    &micro_batch.batch,
-                    &self.set,
-                    dropout,
-                    self.recompute,
-                )?;
-                gradients.add(&pass.gradients)?;
-                loss_sum += pass.loss_sum;
-                trained += pass.trained_tokens;
+                let sums = self.compute(&micro_batch.batch, dropout, &mut gradients)?;
+                loss_sum += sums.loss;
+                trained += sums.trained_tokens;
                 tokens += micro_batch.tokens;
                 cursor = micro_batch.after;
                 seconds += clock.elapsed().as_secs_f64();
