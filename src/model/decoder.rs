@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::batch::{Packed, TokenBatch};
-use super::block::{Block, BlockTerms, Pass};
+use super::block::{Block, BlockTerms, Pass, no_terms};
 use super::cache::{KvCache, LayerCache};
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use super::lora::{Active, LoraSet};
 use super::source::Source;
 use crate::error::input_error;
@@ -44,8 +44,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Tensor,
     head: FrozenWeight,
-    rope_frequencies: Vec<f32>,
-    /// Module -> (layer, index into [`LINEARS`]).
+    /// Module -> (layer, index into [`DecoderConfig::block_linears`]).
     modules: BTreeMap<String, (usize, usize)>,
 }
 
@@ -57,39 +56,25 @@ impl Decoder {
             ));
         }
         let config = source.config.clone();
-        let place = |name: String| -> Result<FrozenWeight> {
-            FrozenWeight::new(source.weight(&name)?, device, dtype)
-                .with_context(|| format!("the weight {name} does not fit on the device"))
-        };
-        let norm = |name: String| -> Result<Tensor> {
-            let weight = source.weight(&name)?.row(0);
-            Ok(Tensor::from_vec(weight, config.hidden_size, device)?)
-        };
+        let linears = config.block_linears();
         let mut blocks = Vec::new();
         let mut modules = BTreeMap::new();
         for layer in 0..config.layers {
-            let prefix = format!("model.layers.{layer}");
-            let mut linears = Vec::new();
-            for (kind, linear) in LINEARS.iter().enumerate() {
-                linears.push(place(format!("{prefix}.{linear}.weight"))?);
-                modules.insert(format!("{prefix}.{linear}"), (layer, kind));
+            blocks.push(Block::read(source, layer, device, dtype)?);
+            for (kind, linear) in linears.iter().enumerate() {
+                modules.insert(
+                    format!("model.layers.{layer}.{}", linear.name),
+                    (layer, kind),
+                );
             }
-            blocks.push(Block {
-                input_norm: norm(format!("{prefix}.input_layernorm.weight"))?,
-                post_attention_norm: norm(format!("{prefix}.post_attention_layernorm.weight"))?,
-                linears: linears
-                    .try_into()
-                    .map_err(|_| anyhow::anyhow!("a block has another number of linears"))?,
-            });
         }
-        let embedding = place("model.embed_tokens.weight".to_owned())?;
+        let embedding = source.frozen("model.embed_tokens.weight", device, dtype)?;
         let head = match config.tie_word_embeddings {
             true => embedding.clone(),
-            false => place("lm_head.weight".to_owned())?,
+            false => source.frozen("lm_head.weight", device, dtype)?,
         };
         Ok(Decoder {
-            norm: norm("model.norm.weight".to_owned())?,
-            rope_frequencies: config.rope_frequencies(),
+            norm: source.vector("model.norm.weight", device)?,
             device: device.clone(),
             dtype,
             embedding,
@@ -116,16 +101,26 @@ impl Decoder {
     /// the device fails.
     pub fn logits(&self, input_ids: &[Vec<u32>], adapters: &[Active<'_>]) -> Result<Tensor> {
         let packed = Packed::whole(input_ids);
-        let hidden = self.hidden(&packed, adapters)?;
+        let hidden = self.hidden(&packed, adapters, |_| ())?;
         let hidden = rms_norm(&hidden, &self.norm, self.config.rms_norm_eps)?;
         let logits = frozen_linear(&hidden, &self.head)?.to_dtype(DType::F32)?;
-        let longest = input_ids.iter().map(Vec::len).max().unwrap_or(0);
-        let mut rows = Vec::new();
-        for span in &packed.spans {
-            let row = logits.narrow(0, span.queries.start, span.queries.len())?;
-            rows.push(row.pad_with_zeros(0, 0, longest - span.queries.len())?);
-        }
-        Ok(Tensor::stack(&rows, 0)?)
+        packed.rows(&logits)
+    }
+
+    /// Hidden states `[B, T, hidden]` of whole sequences: the embeddings, then what each block
+    /// gives, before the last norm. Rows as in [`Decoder::logits`].
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn hidden_states(
+        &self,
+        input_ids: &[Vec<u32>],
+        adapters: &[Active<'_>],
+    ) -> Result<Vec<Tensor>> {
+        let packed = Packed::whole(input_ids);
+        let mut all = Vec::new();
+        self.hidden(&packed, adapters, |x| all.push(x.clone()))?;
+        all.iter().map(|x| packed.rows(x)).collect()
     }
 
     /// Sum of losses and number of trained tokens; logits are never whole in memory.
@@ -137,7 +132,7 @@ impl Decoder {
         if packed.targets.is_empty() {
             return Ok((0.0, 0));
         }
-        let hidden = self.hidden(&packed, adapters)?;
+        let hidden = self.hidden(&packed, adapters, |_| ())?;
         let (loss, _) = self.head_loss(&hidden, &packed, false)?;
         Ok((loss, packed.targets.len() as u64))
     }
@@ -172,7 +167,7 @@ impl Decoder {
         let mut kept: Vec<(Tensor, Option<Tensor>)> = Vec::new();
         for (layer, block) in self.blocks.iter().enumerate() {
             if layer < first_adapted {
-                x = block.forward(&x, &Default::default(), &pass, None)?;
+                x = block.forward(&x, &no_terms(&self.config), &pass, None)?;
             } else if recompute {
                 let y = block.forward(&x, &detached(&terms[layer]), &pass, None)?;
                 kept.push((x, None));
@@ -267,13 +262,21 @@ impl Decoder {
             .squeeze(0)?)
     }
 
-    /// Hidden states after the last block, without a graph.
-    fn hidden(&self, packed: &Packed, adapters: &[Active<'_>]) -> Result<Tensor> {
+    /// Hidden states after the last block, without a graph; `seen` gets those before every block
+    /// as well.
+    fn hidden(
+        &self,
+        packed: &Packed,
+        adapters: &[Active<'_>],
+        mut seen: impl FnMut(&Tensor),
+    ) -> Result<Tensor> {
         let terms = self.terms(adapters, None, false)?;
         let pass = self.pass(packed, 0)?;
         let mut x = self.embed(&packed.ids)?;
+        seen(&x);
         for (block, terms) in self.blocks.iter().zip(&terms) {
             x = block.forward(&x, terms, &pass, None)?;
+            seen(&x);
         }
         Ok(x)
     }
@@ -314,8 +317,15 @@ impl Decoder {
                  lower sequence_len"
             )));
         }
+        let rotation = self.config.rotation(longest);
         Ok(Pass {
-            table: RopeTable::new(&packed.positions, &self.rope_frequencies, &self.device)?,
+            table: RopeTable::new(
+                &packed.positions,
+                &rotation.frequencies,
+                rotation.factor,
+                self.config.head_dim,
+                &self.device,
+            )?,
             spans: Arc::new(packed.spans.clone()),
             heads: Heads {
                 queries: self.config.heads,
@@ -333,7 +343,8 @@ impl Decoder {
         dropout: Option<DropoutKey>,
         tracked: bool,
     ) -> Result<Vec<BlockTerms>> {
-        let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
+        let linears = self.config.block_linears();
+        let mut terms = vec![no_terms(&self.config); self.blocks.len()];
         for active in adapters {
             let probability = active.set.dropout;
             for pair in &active.set.pairs {
@@ -343,7 +354,7 @@ impl Decoder {
                         pair.module
                     )));
                 };
-                let (inputs, outputs) = self.config.linear_shape(kind);
+                let (inputs, outputs) = (linears[kind].inputs, linears[kind].outputs);
                 if pair.a.dims()[1..] != [inputs] || pair.b.dims()[..1] != [outputs] {
                     return Err(input_error(format!(
                         "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
@@ -360,7 +371,7 @@ impl Decoder {
                 let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
                     seed: key.seed,
                     step: key.step,
-                    item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
+                    item: (key.micro_batch << 12) ^ (layer * linears.len() + kind) as u32,
                     probability,
                 });
                 terms[layer][kind].push(LoraTerm {
@@ -384,14 +395,13 @@ fn leaf(x: &Tensor, wanted: bool) -> Result<Tensor> {
 }
 
 fn detached(terms: &BlockTerms) -> BlockTerms {
-    terms.each_ref().map(|terms| {
-        let detach = |term: &LoraTerm| LoraTerm {
-            a: term.a.detach(),
-            b: term.b.detach(),
-            ..term.clone()
-        };
-        terms.iter().map(detach).collect()
-    })
+    let detach = |term: &LoraTerm| LoraTerm {
+        a: term.a.detach(),
+        b: term.b.detach(),
+        ..term.clone()
+    };
+    let all = |terms: &Vec<LoraTerm>| terms.iter().map(detach).collect();
+    terms.iter().map(all).collect()
 }
 
 fn zero_gradients(set: &LoraSet) -> Result<Vec<(Tensor, Tensor)>> {

@@ -10,12 +10,14 @@ mod cache;
 mod config;
 mod decoder;
 mod device;
+mod family;
 mod gguf;
 mod gguf_base;
 mod gguf_tokenizer;
 mod hugging_face;
 mod lora;
 mod memory;
+mod rope;
 mod source;
 mod tokenizer;
 
@@ -24,11 +26,12 @@ use candle_core::{DType, Device};
 
 pub use batch::TokenBatch;
 pub use cache::KvCache;
-pub use config::{DecoderConfig, RopeScaling};
+pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
 pub use lora::{Active, LoraPair, LoraSet, match_targets, scale, target_names};
 pub use memory::{MemoryEstimate, memory_estimate};
+pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
 
 use source::Source;

@@ -7,6 +7,7 @@
 //! give equal bits. On other devices the same functions are composed of candle's operations.
 
 mod attention;
+mod bias;
 mod decode;
 mod dropout;
 mod embedding;
@@ -25,6 +26,7 @@ mod weight;
 mod finite_differences;
 
 pub use attention::{Heads, Span, attention};
+pub use bias::add_bias;
 pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use head::cross_entropy;
