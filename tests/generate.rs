@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use candle_core::{DType, Device};
 use loradeck::generate::{SamplingOptions, encode_prompt, generate};
-use loradeck::model::{self, Active, Base, LoraSet};
+use loradeck::model::{self, Active, Base, LoraSet, LoraSpec};
 
 const BASE: &str = "builtin:tiny-llama";
 const PROMPT: &str = "I have a cough. What should I do?";
@@ -19,7 +19,11 @@ fn adapter(base: &Base) -> LoraSet {
     let shape = &base.description.config;
     let modules = model::match_targets(shape, true, &[], None).unwrap();
     let names = model::target_names(shape, &modules);
-    let set = LoraSet::new(&modules, 4, 4.0, false, 0.0, names, 1, &Device::Cpu).unwrap();
+    let spec = LoraSpec {
+        target_modules: names,
+        ..LoraSpec::lora(4)
+    };
+    let set = LoraSet::new(&modules, spec, 1, &Device::Cpu).unwrap();
     for (i, pair) in set.pairs.iter().enumerate() {
         let (outputs, rank) = pair.b.dims2().unwrap();
         let wave = |n: usize| ((n + 31 * i) as f32).sin() * 0.05;
@@ -139,7 +143,7 @@ fn what_cannot_be_used_is_refused_with_a_sentence() {
     for (arguments, expected) in [
         (
             &["--base", BASE, "--lora", "/nowhere:0.5"][..],
-            "--lora /nowhere: there is no adapter",
+            "--lora /nowhere:0.5: /nowhere cannot be read",
         ),
         (
             &["--base", BASE, "--device", "tpu"],

@@ -60,8 +60,8 @@ pub fn generate(
             "the prompt has no tokens: give a prompt that is not empty",
         ));
     }
-    let mut cache = decoder.cache();
-    let mut logits = decoder.next_logits(prompt_ids, &mut cache, adapters)?;
+    let mut cache = decoder.cache(adapters)?;
+    let mut logits = decoder.next_logits(prompt_ids, &mut cache)?;
     let mut ids = prompt_ids.to_vec();
     let mut stream = TextStream::default();
     let mut text = String::new();
@@ -81,7 +81,7 @@ pub fn generate(
             return Ok(text);
         }
         if position + 1 < max_tokens {
-            logits = decoder.next_logits(&[next], &mut cache, adapters)?;
+            logits = decoder.next_logits(&[next], &mut cache)?;
         }
     }
     let rest = stream.finish(decode)?;

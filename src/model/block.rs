@@ -76,6 +76,11 @@ impl Block {
         })
     }
 
+    /// The weight of a linear, by its place in [`DecoderConfig::block_linears`].
+    pub fn weight(&self, kind: usize) -> &FrozenWeight {
+        &self.linears[kind].weight
+    }
+
     /// `x` of `[tokens, hidden]` to the same shape. Keys and values go through `cache` when there
     /// is one.
     pub fn forward(

@@ -3,9 +3,11 @@
 use anyhow::Result;
 use candle_core::Tensor;
 
-/// Keys and values of the tokens fed so far.
+use super::block::BlockTerms;
+
+/// Keys and values of the tokens fed so far, and the adapters they were computed with.
 pub struct KvCache {
-    pub(super) layers: Vec<LayerCache>,
+    pub(super) layers: Vec<(BlockTerms, LayerCache)>,
     pub(super) len: usize,
 }
 

@@ -1,21 +1,21 @@
 //! The decoder: forward passes, and training passes block by block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::batch::{Packed, TokenBatch};
 use super::block::{Block, BlockTerms, Pass, no_terms};
 use super::cache::{KvCache, LayerCache};
 use super::config::DecoderConfig;
-use super::lora::{Active, LoraSet};
+use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
-    Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, cross_entropy, embedding, frozen_linear,
-    pull_gradients, rms_norm,
+    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, adapted_row_norms, cross_entropy,
+    embedding, frozen_linear, pull_gradients, rms_norm,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -31,8 +31,8 @@ pub struct LossAndGradients {
     /// Sum over trained tokens of the negative log-likelihood.
     pub loss_sum: f64,
     pub trained_tokens: u64,
-    /// Gradients of `loss_sum` for (A, B) of every pair of the set, in its order, f32.
-    pub gradients: Vec<(Tensor, Tensor)>,
+    /// Gradients of `loss_sum` for every parameter of the set, in its order, f32.
+    pub gradients: Vec<Tensor>,
 }
 
 /// Frozen decoder; all state of a pass is local to the call.
@@ -181,7 +181,9 @@ impl Decoder {
         }
         let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
         let mut dx = d_hidden.context("the head gave no gradient")?;
-        let mut gradients: Vec<Option<(Tensor, Tensor)>> = vec![None; set.pairs.len()];
+        let parameters = set.parameters();
+        let of_layer = self.parameters_by_layer(set, &parameters);
+        let mut gradients: Vec<Option<Tensor>> = vec![None; parameters.len()];
         for layer in (first_adapted..self.blocks.len()).rev() {
             let (input, output) = kept.pop().context("a block's input is missing")?;
             let wanted = layer > first_adapted;
@@ -198,17 +200,16 @@ impl Decoder {
                 continue;
             }
             let mut store = pull_gradients(&output, &dx)?;
-            for (index, pair) in set.pairs.iter().enumerate() {
-                if self
-                    .modules
-                    .get(&pair.module)
-                    .is_some_and(|at| at.0 == layer)
-                {
-                    let missing = || format!("no gradient reached {}", pair.module);
-                    let a = store.remove(&pair.a).with_context(missing)?;
-                    let b = store.remove(&pair.b).with_context(missing)?;
-                    gradients[index] = Some((a, b));
-                }
+            for &index in &of_layer[layer] {
+                let parameter = &parameters[index];
+                let gradient = store
+                    .remove(parameter.var)
+                    .with_context(|| format!("no gradient reached {}", parameter.module))?;
+                // What layers share gets a gradient from each.
+                gradients[index] = Some(match gradients[index].take() {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient,
+                });
             }
             if wanted {
                 dx = store
@@ -224,34 +225,71 @@ impl Decoder {
         })
     }
 
-    /// A fresh key/value cache for step-by-step generation of one sequence.
-    pub fn cache(&self) -> KvCache {
-        KvCache {
-            layers: self.blocks.iter().map(|_| LayerCache::default()).collect(),
-            len: 0,
+    /// The parameters of each layer's adapters, as indices into `parameters`.
+    fn parameters_by_layer(
+        &self,
+        set: &LoraSet,
+        parameters: &[Parameter<'_>],
+    ) -> Vec<BTreeSet<usize>> {
+        let indices: HashMap<TensorId, usize> = parameters
+            .iter()
+            .enumerate()
+            .map(|(index, parameter)| (parameter.var.id(), index))
+            .collect();
+        let mut of_layer = vec![BTreeSet::new(); self.blocks.len()];
+        for pair in &set.pairs {
+            if let Some(&(layer, _)) = self.modules.get(&pair.module) {
+                of_layer[layer].extend(pair.parts().map(|(_, var)| indices[&var.id()]));
+            }
         }
+        of_layer
+    }
+
+    /// Gives every module of a DoRA adapter the magnitude that changes nothing: the norm of each
+    /// row of the weight as adapted so far, as PEFT does.
+    ///
+    /// # Errors
+    /// An adapter of another base; the device fails.
+    pub fn add_magnitudes(&self, set: &mut LoraSet) -> Result<()> {
+        self.check_modules(set)?;
+        for pair in &mut set.pairs {
+            let (layer, kind) = self.modules[&pair.module];
+            let weight = self.blocks[layer].weight(kind);
+            let norms = adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?;
+            pair.magnitude = Some(Var::from_tensor(&norms)?);
+        }
+        Ok(())
+    }
+
+    /// A fresh key/value cache for step-by-step generation of one sequence with these adapters.
+    ///
+    /// # Errors
+    /// An adapter of another base; the device fails.
+    pub fn cache(&self, adapters: &[Active<'_>]) -> Result<KvCache> {
+        let terms = self.terms(adapters, None, false)?;
+        Ok(KvCache {
+            layers: terms
+                .into_iter()
+                .map(|terms| (terms, LayerCache::default()))
+                .collect(),
+            len: 0,
+        })
     }
 
     /// Feeds `ids` after what the cache holds; logits `[V]` f32 after the last of them.
     ///
     /// # Errors
-    /// No ids, a token beyond the vocabulary, an adapter of another base; the device fails.
-    pub fn next_logits(
-        &self,
-        ids: &[u32],
-        cache: &mut KvCache,
-        adapters: &[Active<'_>],
-    ) -> Result<Tensor> {
+    /// No ids, a token beyond the vocabulary; the device fails.
+    pub fn next_logits(&self, ids: &[u32], cache: &mut KvCache) -> Result<Tensor> {
         if ids.is_empty() {
             return Err(input_error(
                 "there is nothing to continue: the prompt is empty",
             ));
         }
-        let terms = self.terms(adapters, None, false)?;
         let packed = Packed::continued(ids, cache.len);
         let pass = self.pass(&packed, cache.len)?;
         let mut x = self.embed(ids)?;
-        for ((block, terms), cache) in self.blocks.iter().zip(&terms).zip(&mut cache.layers) {
+        for (block, (terms, cache)) in self.blocks.iter().zip(&mut cache.layers) {
             x = block.forward(&x, terms, &pass, Some(cache))?;
         }
         cache.len += ids.len();
@@ -336,6 +374,34 @@ impl Decoder {
         })
     }
 
+    /// Whether the adapter's modules are this base's, in names and shapes.
+    fn check_modules(&self, set: &LoraSet) -> Result<()> {
+        let linears = self.config.block_linears();
+        for pair in &set.pairs {
+            let Some(&(_, kind)) = self.modules.get(&pair.module) else {
+                return Err(input_error(format!(
+                    "the adapter is of another base: this one has no module {}",
+                    pair.module
+                )));
+            };
+            let (inputs, outputs) = (linears[kind].inputs, linears[kind].outputs);
+            let magnitude = pair.magnitude.as_ref();
+            if pair.a.dims()[1..] != [inputs]
+                || pair.b.dims()[..1] != [outputs]
+                || magnitude.is_some_and(|m| m.dims() != [outputs])
+            {
+                return Err(input_error(format!(
+                    "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
+                     {inputs} inputs and {outputs} outputs",
+                    pair.module,
+                    pair.a.dims(),
+                    pair.b.dims()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The adapters of every block's linears. With `tracked`, gradients reach A and B.
     fn terms(
         &self,
@@ -346,24 +412,10 @@ impl Decoder {
         let linears = self.config.block_linears();
         let mut terms = vec![no_terms(&self.config); self.blocks.len()];
         for active in adapters {
-            let probability = active.set.dropout;
+            let probability = active.set.spec.dropout;
+            self.check_modules(active.set)?;
             for pair in &active.set.pairs {
-                let Some(&(layer, kind)) = self.modules.get(&pair.module) else {
-                    return Err(input_error(format!(
-                        "the adapter is of another base: this one has no module {}",
-                        pair.module
-                    )));
-                };
-                let (inputs, outputs) = (linears[kind].inputs, linears[kind].outputs);
-                if pair.a.dims()[1..] != [inputs] || pair.b.dims()[..1] != [outputs] {
-                    return Err(input_error(format!(
-                        "the adapter is of another base: its {} is {:?} and {:?}, this base's has \
-                         {inputs} inputs and {outputs} outputs",
-                        pair.module,
-                        pair.a.dims(),
-                        pair.b.dims()
-                    )));
-                }
+                let (layer, kind) = self.modules[&pair.module];
                 let tensor = |var: &Var| match tracked {
                     true => var.as_tensor().clone(),
                     false => var.as_detached_tensor(),
@@ -374,11 +426,20 @@ impl Decoder {
                     item: (key.micro_batch << 12) ^ (layer * linears.len() + kind) as u32,
                     probability,
                 });
+                let dora = pair.magnitude.as_ref().map(|magnitude| {
+                    let weight = self.blocks[layer].weight(kind);
+                    Ok::<_, candle_core::Error>(DoraTerm {
+                        magnitude: tensor(magnitude),
+                        norms: adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?,
+                    })
+                });
                 terms[layer][kind].push(LoraTerm {
                     a: tensor(&pair.a),
                     b: tensor(&pair.b),
-                    scale: pair.scale * active.strength,
+                    scale: pair.scale,
+                    strength: active.strength,
                     dropout,
+                    dora: dora.transpose()?,
                 });
             }
         }
@@ -398,17 +459,19 @@ fn detached(terms: &BlockTerms) -> BlockTerms {
     let detach = |term: &LoraTerm| LoraTerm {
         a: term.a.detach(),
         b: term.b.detach(),
+        dora: term.dora.as_ref().map(|dora| DoraTerm {
+            magnitude: dora.magnitude.detach(),
+            norms: dora.norms.clone(),
+        }),
         ..term.clone()
     };
     let all = |terms: &Vec<LoraTerm>| terms.iter().map(detach).collect();
     terms.iter().map(all).collect()
 }
 
-fn zero_gradients(set: &LoraSet) -> Result<Vec<(Tensor, Tensor)>> {
-    set.pairs
-        .iter()
-        .map(|pair| Ok((pair.a.zeros_like()?, pair.b.zeros_like()?)))
-        .collect()
+fn zero_gradients(set: &LoraSet) -> Result<Vec<Tensor>> {
+    let zeros = |p: Parameter<'_>| Ok(p.var.zeros_like()?);
+    set.parameters().into_iter().map(zeros).collect()
 }
 
 #[cfg(test)]

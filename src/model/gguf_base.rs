@@ -9,6 +9,7 @@ use candle_core::quantized::GgmlDType;
 use super::config::{Bias, DecoderConfig, LayerAttention, Layers};
 use super::family::{Family, NAMES};
 use super::gguf::Header;
+use super::gguf_names::hugging_face_module;
 use super::rope::{RopeScaling, longrope_attention_factor, yarn_attention_factor};
 use super::source::{Source, Stored, TokenizerFiles, map};
 use crate::error::input_error;
@@ -37,18 +38,17 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     let config = file_of.config()?;
     let mut tensors = BTreeMap::new();
     for (name, info) in &header.tensors {
-        let Some(name) = hugging_face_name(name, family.fused) else {
+        let Some(name) = hugging_face_name(name, family.name) else {
             continue;
         };
+        let module = name.rsplit_once('.').map(|(module, _)| module);
+        let heads = module.and_then(|module| config.interleaved_heads(module));
         let stored = Stored {
             bytes: bytes.clone(),
             start: info.start,
             encoding: info.encoding,
             shape: info.shape.clone(),
-            interleaved_heads: match family.interleaved_in_gguf {
-                true => interleaved_heads(&name, &config),
-                false => None,
-            },
+            interleaved_heads: heads,
         };
         tensors.insert(name, stored);
     }
@@ -62,47 +62,16 @@ pub(super) fn open(path: &Path) -> Result<Source> {
     })
 }
 
-/// The heads of the tensors that are kept in the order of interleaved pairs: q and k, also their
-/// biases.
-pub(super) fn interleaved_heads(name: &str, config: &DecoderConfig) -> Option<usize> {
-    let (module, _) = name.rsplit_once('.')?;
-    if module.ends_with("q_proj") {
-        Some(config.heads)
-    } else if module.ends_with("k_proj") {
-        Some(config.kv_heads)
-    } else {
-        None
+/// The Hugging Face name of a tensor. Of those that are not known, those in a block keep a name by
+/// which they are refused: the model computes something else with them.
+fn hugging_face_name(name: &str, architecture: &str) -> Option<String> {
+    let (module, kind) = name.rsplit_once('.')?;
+    match hugging_face_module(module, architecture) {
+        Some(module) => Some(format!("{module}.{kind}")),
+        // Rotations that old converters stored; they are computed anew.
+        None if module.ends_with("attn_rot_embd") => None,
+        None => Some(format!("model.layers.{}", name.strip_prefix("blk.")?)),
     }
-}
-
-/// The Hugging Face name of a tensor; tensors of another model stay unknown.
-fn hugging_face_name(name: &str, fused: bool) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
-        "output_norm.weight" => return Some("model.norm.weight".to_owned()),
-        "output.weight" => return Some("lm_head.weight".to_owned()),
-        _ => {}
-    }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let module = match part {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_qkv" => "self_attn.qkv_proj",
-        "attn_q_norm" => "self_attn.q_norm",
-        "attn_k_norm" => "self_attn.k_norm",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" if fused => "mlp.gate_up_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        // What a model of these families does not have is refused by this name.
-        other => other,
-    };
-    Some(format!("model.layers.{layer}.{module}.{kind}"))
 }
 
 /// A file with its parsed header.
@@ -278,45 +247,5 @@ impl GgufFile<'_> {
                 self.file
             ))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_llama_cpp_become_hugging_faces() {
-        for (gguf, expected) in [
-            (
-                "blk.3.attn_output.weight",
-                Some("model.layers.3.self_attn.o_proj.weight"),
-            ),
-            (
-                "blk.0.ffn_gate.weight",
-                Some("model.layers.0.mlp.gate_proj.weight"),
-            ),
-            (
-                "blk.11.ffn_norm.weight",
-                Some("model.layers.11.post_attention_layernorm.weight"),
-            ),
-            (
-                "blk.0.attn_q.bias",
-                Some("model.layers.0.self_attn.q_proj.bias"),
-            ),
-            (
-                "blk.0.ffn_up.weight",
-                Some("model.layers.0.mlp.up_proj.weight"),
-            ),
-            ("output.weight", Some("lm_head.weight")),
-            ("rope_freqs.weight", None),
-        ] {
-            assert_eq!(hugging_face_name(gguf, false).as_deref(), expected);
-        }
-        let fused = hugging_face_name("blk.0.ffn_up.weight", true);
-        assert_eq!(
-            fused.as_deref(),
-            Some("model.layers.0.mlp.gate_up_proj.weight")
-        );
     }
 }

@@ -1,6 +1,6 @@
 //! Adapters in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::Result;
 use candle_core::{Device, Var};
@@ -9,7 +9,28 @@ use super::config::DecoderConfig;
 use crate::error::input_error;
 use crate::random::{Purpose, Stream};
 
-/// One A/B pair. `scale` (alpha / r, or alpha / sqrt(r) with rsLoRA) multiplies `B A x`.
+/// Which of a module's trained numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    A,
+    B,
+    /// DoRA's magnitude vector.
+    Magnitude,
+}
+
+impl Part {
+    /// As PEFT calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::A => "lora_A",
+            Part::B => "lora_B",
+            Part::Magnitude => "lora_magnitude_vector",
+        }
+    }
+}
+
+/// One module's adapter. `scale` (alpha / r, or alpha / sqrt(r) with rsLoRA) multiplies `B A x`.
+/// Modules that share numbers hold clones of the same variable.
 #[derive(Clone, Debug)]
 pub struct LoraPair {
     /// `model.layers.0.self_attn.q_proj`.
@@ -18,21 +39,102 @@ pub struct LoraPair {
     pub a: Var,
     /// `[out, r]`, f32.
     pub b: Var,
+    /// `[out]`, f32: with DoRA, the norm of each row of the adapted weight.
+    pub magnitude: Option<Var>,
     pub scale: f64,
+}
+
+impl LoraPair {
+    /// What is trained: A, B and, with DoRA, the magnitude.
+    pub fn parts(&self) -> impl Iterator<Item = (Part, &Var)> {
+        let magnitude = self.magnitude.as_ref();
+        [(Part::A, &self.a), (Part::B, &self.b)]
+            .into_iter()
+            .chain(magnitude.map(|magnitude| (Part::Magnitude, magnitude)))
+    }
+}
+
+/// What an adapter is, but for its numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraSpec {
+    pub rank: usize,
+    pub alpha: f64,
+    pub use_rslora: bool,
+    /// Weight-decomposed LoRA (DoRA, arXiv:2402.09353).
+    pub use_dora: bool,
+    /// One A/B for the same linear of all layers.
+    pub share_layers: bool,
+    pub dropout: f64,
+    /// As PEFT writes them: `["q_proj", "v_proj"]`.
+    pub target_modules: Vec<String>,
+}
+
+impl LoraSpec {
+    /// LoRA of a rank, with alpha equal to it.
+    pub fn lora(rank: usize) -> Self {
+        LoraSpec {
+            rank,
+            alpha: rank as f64,
+            use_rslora: false,
+            use_dora: false,
+            share_layers: false,
+            dropout: 0.0,
+            target_modules: Vec::new(),
+        }
+    }
+
+    /// What multiplies `B A x`.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// The name under which a module's A and B are drawn and shared.
+    fn owner<'a>(&self, module: &'a str) -> &'a str {
+        match self.share_layers {
+            true => within_layer(module),
+            false => module,
+        }
+    }
+
+    /// Numbers that an adapter of the given modules `(name, in, out)` trains, shared ones once.
+    pub fn parameter_count(&self, modules: &[(String, usize, usize)]) -> u64 {
+        let mut owners = BTreeSet::new();
+        let mut count = 0;
+        for (module, inputs, outputs) in modules {
+            if owners.insert((self.owner(module), inputs, outputs)) {
+                count += self.rank * (inputs + outputs);
+            }
+            if self.use_dora {
+                count += outputs;
+            }
+        }
+        count as u64
+    }
+}
+
+/// `model.layers.3.self_attn.q_proj` without what tells its layer: `self_attn.q_proj`.
+fn within_layer(module: &str) -> &str {
+    let rest = module.strip_prefix("model.layers.");
+    rest.and_then(|rest| rest.split_once('.'))
+        .map_or(module, |(_, within)| within)
 }
 
 /// An adapter in memory: its pairs by module, in the order of the base's modules.
 #[derive(Clone, Debug)]
 pub struct LoraSet {
-    pub rank: usize,
-    pub alpha: f64,
-    pub use_rslora: bool,
-    pub dropout: f64,
-    /// As PEFT writes them: `["q_proj", "v_proj"]`.
-    pub target_modules: Vec<String>,
+    pub spec: LoraSpec,
     pub pairs: Vec<LoraPair>,
     /// Module -> index into `pairs`.
     pub index: BTreeMap<String, usize>,
+}
+
+/// Numbers that are trained.
+pub struct Parameter<'a> {
+    /// The module that has them, the first of those that share them.
+    pub module: &'a str,
+    pub part: Part,
+    pub var: &'a Var,
 }
 
 /// An adapter applied at a strength (1.0: as trained).
@@ -45,84 +147,85 @@ pub struct Active<'a> {
 impl LoraSet {
     /// Fresh pairs for the given modules `(name, in, out)`: A Kaiming-uniform (a = sqrt 5) from the
     /// counter-based generator, B zero. A module's A does not depend on which others there are.
+    /// Magnitudes are the base's to tell: [`super::Decoder::add_magnitudes`].
     ///
     /// # Errors
     /// A rank of 0; the device fails (memory).
-    #[allow(clippy::too_many_arguments)]
     pub fn new(
         modules: &[(String, usize, usize)],
-        rank: usize,
-        alpha: f64,
-        use_rslora: bool,
-        dropout: f64,
-        target_modules: Vec<String>,
+        spec: LoraSpec,
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
-        if rank == 0 {
+        if spec.rank == 0 {
             return Err(input_error("lora_rank is 0; it must be at least 1"));
         }
+        let rank = spec.rank;
+        let mut drawn: BTreeMap<(&str, usize, usize), (Var, Var)> = BTreeMap::new();
         let mut pairs = Vec::new();
         for (module, inputs, outputs) in modules {
-            // Kaiming-uniform with a = sqrt 5: sqrt(6 / ((1 + 5) in)).
-            let bound = 1.0 / (*inputs as f32).sqrt();
-            let mut stream = Stream::new(seed, Purpose::Init, 0, crc32c::crc32c(module.as_bytes()));
-            let a: Vec<f32> = (0..rank * inputs)
-                .map(|_| (2.0 * stream.uniform() - 1.0) * bound)
-                .collect();
+            let owner = spec.owner(module);
+            let key = (owner, *inputs, *outputs);
+            let (a, b) = match drawn.get(&key) {
+                Some(pair) => pair.clone(),
+                None => {
+                    // Kaiming-uniform with a = sqrt 5: sqrt(6 / ((1 + 5) in)).
+                    let bound = 1.0 / (*inputs as f32).sqrt();
+                    let item = crc32c::crc32c(owner.as_bytes());
+                    let mut stream = Stream::new(seed, Purpose::Init, 0, item);
+                    let a: Vec<f32> = (0..rank * inputs)
+                        .map(|_| (2.0 * stream.uniform() - 1.0) * bound)
+                        .collect();
+                    let a = Var::from_vec(a, (rank, *inputs), device)?;
+                    let b = Var::from_vec(vec![0f32; outputs * rank], (*outputs, rank), device)?;
+                    drawn.entry(key).or_insert((a, b)).clone()
+                }
+            };
             pairs.push(LoraPair {
                 module: module.clone(),
-                a: Var::from_vec(a, (rank, *inputs), device)?,
-                b: Var::from_vec(vec![0f32; outputs * rank], (*outputs, rank), device)?,
-                scale: scale(alpha, rank, use_rslora),
+                a,
+                b,
+                magnitude: None,
+                scale: spec.scale(),
             });
         }
-        Ok(Self::from_pairs(
-            pairs,
-            rank,
-            alpha,
-            use_rslora,
-            dropout,
-            target_modules,
-        ))
+        Ok(Self::from_pairs(pairs, spec))
     }
 
     /// A set of given pairs, indexed by module.
-    pub fn from_pairs(
-        pairs: Vec<LoraPair>,
-        rank: usize,
-        alpha: f64,
-        use_rslora: bool,
-        dropout: f64,
-        target_modules: Vec<String>,
-    ) -> Self {
+    pub fn from_pairs(pairs: Vec<LoraPair>, spec: LoraSpec) -> Self {
         let index = pairs
             .iter()
             .enumerate()
             .map(|(i, pair)| (pair.module.clone(), i))
             .collect();
-        LoraSet {
-            rank,
-            alpha,
-            use_rslora,
-            dropout,
-            target_modules,
-            pairs,
-            index,
+        LoraSet { spec, pairs, index }
+    }
+
+    /// All that is trained, in order; what modules share once. Gradients and moments keep this
+    /// order.
+    pub fn parameters(&self) -> Vec<Parameter<'_>> {
+        let mut seen = HashSet::new();
+        let mut parameters = Vec::new();
+        for pair in &self.pairs {
+            for (part, var) in pair.parts() {
+                if seen.insert(var.id()) {
+                    parameters.push(Parameter {
+                        module: &pair.module,
+                        part,
+                        var,
+                    });
+                }
+            }
         }
+        parameters
     }
 
-    /// Numbers in all A and B.
-    pub fn parameters(&self) -> u64 {
-        let count = |pair: &LoraPair| pair.a.elem_count() + pair.b.elem_count();
-        self.pairs.iter().map(|pair| count(pair) as u64).sum()
+    /// Numbers in all parameters.
+    pub fn parameter_count(&self) -> u64 {
+        let counts = self.parameters().into_iter().map(|p| p.var.elem_count());
+        counts.sum::<usize>() as u64
     }
-}
-
-/// What multiplies `B A x`.
-pub fn scale(alpha: f64, rank: usize, use_rslora: bool) -> f64 {
-    let rank = rank as f64;
-    alpha / if use_rslora { rank.sqrt() } else { rank }
 }
 
 /// The linears that get adapters, as `(name, in_features, out_features)` in the base's order:
@@ -328,7 +431,12 @@ mod tests {
             ("x.k_proj".to_owned(), 400, 10),
         ];
         let set = |modules: &[(String, usize, usize)], seed| {
-            LoraSet::new(modules, 8, 16.0, true, 0.0, vec![], seed, &Device::Cpu).unwrap()
+            let spec = LoraSpec {
+                alpha: 16.0,
+                use_rslora: true,
+                ..LoraSpec::lora(8)
+            };
+            LoraSet::new(modules, spec, seed, &Device::Cpu).unwrap()
         };
         let first = set(&modules, 1);
         let a = to_vec(&first.pairs[0].a).unwrap();

@@ -11,8 +11,9 @@ mod config;
 mod decoder;
 mod device;
 mod family;
-mod gguf;
+pub mod gguf;
 mod gguf_base;
+mod gguf_names;
 mod gguf_tokenizer;
 mod hugging_face;
 mod lora;
@@ -29,7 +30,10 @@ pub use cache::KvCache;
 pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
-pub use lora::{Active, LoraPair, LoraSet, match_targets, scale, target_names};
+pub use gguf_names::{
+    gguf_architecture, gguf_module, hugging_face_module, interleaved_row, interleaves_heads,
+};
+pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
 pub use memory::{MemoryEstimate, memory_estimate};
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;

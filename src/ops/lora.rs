@@ -2,11 +2,12 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use super::dora::{self, DoraTerm, dora_linear};
 use super::dropout::Dropout;
 use super::linear::{frozen_linear, frozen_linear_backward};
 use super::matrix::{Matrix, Write, parallel_product};
 use super::tensors::{floats, fused, to_vec, with_floats};
-use super::weight::FrozenWeight;
+use super::weight::{FrozenWeight, HostWeight};
 
 /// One adapter's share in a linear.
 #[derive(Clone)]
@@ -16,7 +17,10 @@ pub struct LoraTerm {
     /// `[out, r]`, f32.
     pub b: Tensor,
     pub scale: f64,
+    /// How much of it acts: 1.0 is the adapter as trained, 0.0 the bare base.
+    pub strength: f64,
     pub dropout: Option<Dropout>,
+    pub dora: Option<DoraTerm>,
 }
 
 /// The output of a linear with any number of adapters; gradients reach `x`, A and B.
@@ -27,43 +31,50 @@ pub fn lora_linear(x: &Tensor, weight: &FrozenWeight, terms: &[LoraTerm]) -> Res
     let Some((first, others)) = terms.split_first() else {
         return frozen_linear(x, weight);
     };
-    let mut y = if fused(x) {
-        x.contiguous()?.apply_op3(
+    let mut y = match &first.dora {
+        None if fused(x) => x.contiguous()?.apply_op3(
             &first.a,
             &first.b,
             LoraLinear {
                 weight: weight.clone(),
-                scale: first.scale as f32,
+                scale: (first.scale * first.strength) as f32,
                 dropout: first.dropout,
             },
-        )?
-    } else {
-        (frozen_linear(x, weight)? + composed(x, first)?)?
+        )?,
+        Some(dora) if fused(x) && first.strength == 1.0 => dora_linear(x, weight, first, dora)?,
+        _ => (frozen_linear(x, weight)? + composed(x, weight, first)?)?,
     };
     for term in others {
-        y = (y + composed(x, term)?)?;
+        y = (y + composed(x, weight, term)?)?;
     }
     Ok(y)
 }
 
-/// `scale * dropout(x) A^T B^T` out of candle's operations.
-fn composed(x: &Tensor, term: &LoraTerm) -> Result<Tensor> {
-    let x = match &term.dropout {
-        Some(dropout) => {
-            let mask = dropout.apply(&vec![1.0; x.elem_count()]);
-            (x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?)?
-        }
-        None => x.clone(),
-    };
+/// What an adapter adds to `x W^T`, out of candle's operations.
+fn composed(x: &Tensor, weight: &FrozenWeight, term: &LoraTerm) -> Result<Tensor> {
+    if let Some(dora) = &term.dora {
+        return dora::composed(x, weight, term, dora);
+    }
+    let x = dropped(x, term)?;
     let a = term.a.to_dtype(x.dtype())?;
     let b = term.b.to_dtype(x.dtype())?;
-    x.matmul(&a.t()?)?.matmul(&b.t()?)? * term.scale
+    x.matmul(&a.t()?)?.matmul(&b.t()?)? * (term.scale * term.strength)
 }
 
-struct LoraLinear {
-    weight: FrozenWeight,
-    scale: f32,
-    dropout: Option<Dropout>,
+/// `x` after the term's dropout.
+pub(super) fn dropped(x: &Tensor, term: &LoraTerm) -> Result<Tensor> {
+    let Some(dropout) = &term.dropout else {
+        return Ok(x.clone());
+    };
+    let mask = dropout.apply(&vec![1.0; x.elem_count()]);
+    x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
+}
+
+/// The fused operation on the CPU.
+pub(super) struct LoraLinear {
+    pub weight: FrozenWeight,
+    pub scale: f32,
+    pub dropout: Option<Dropout>,
 }
 
 /// Sizes of one linear.
@@ -97,7 +108,24 @@ impl LoraLinear {
         })
     }
 
-    /// `dropout(x) A^T`: `[tokens, rank]`.
+    /// The weight in host memory.
+    pub fn host(&self) -> Result<&HostWeight> {
+        match self.weight.host() {
+            Some(weight) => Ok(weight),
+            None => bail!("the activations are on the CPU, the weight is not"),
+        }
+    }
+
+    fn sizes(&self, tokens: usize, rank: usize) -> Dims {
+        Dims {
+            tokens,
+            inputs: self.weight.columns(),
+            outputs: self.weight.rows(),
+            rank,
+        }
+    }
+
+    /// `x A^T`: `[tokens, rank]`.
     fn lower(&self, x: &[f32], a: &[f32], dims: &Dims) -> Vec<f32> {
         let mut h = vec![0.0; dims.tokens * dims.rank];
         parallel_product(
@@ -111,17 +139,47 @@ impl LoraLinear {
         h
     }
 
-    /// Gradients of A and B, and what the adapter adds to the gradient of x.
-    fn backward(
+    /// `y = x W^T + scale * dropped A^T B^T`; `x` and `dropped` of `[tokens, in]`.
+    pub fn forward(
+        &self,
+        x: &[f32],
+        dropped: &[f32],
+        a: &[f32],
+        b: &[f32],
+        y: &mut [f32],
+    ) -> Result<()> {
+        let dims = self.sizes(
+            x.len() / self.weight.columns(),
+            b.len() / self.weight.rows(),
+        );
+        self.host()?.times_transposed(x, dims.tokens, y);
+        let h = self.lower(dropped, a, &dims);
+        parallel_product(
+            y,
+            Matrix::new(&h, dims.rank),
+            Matrix::new(b, dims.rank).transposed(),
+            (dims.tokens, dims.outputs, dims.rank),
+            self.scale,
+            Write::Add,
+        );
+        Ok(())
+    }
+
+    /// Gradients of A and B, and what the adapter adds to the gradient of x (where that is not
+    /// empty).
+    pub fn backward(
         &self,
         x: &[f32],
         a: &[f32],
         b: &[f32],
         dy: &[f32],
-        dims: &Dims,
         dx: &mut [f32],
     ) -> (Vec<f32>, Vec<f32>) {
-        let &Dims {
+        let dims = self.sizes(
+            x.len() / self.weight.columns(),
+            b.len() / self.weight.rows(),
+        );
+        let Dims {
             tokens,
             inputs,
             outputs,
@@ -129,7 +187,7 @@ impl LoraLinear {
         } = dims;
         let dropped = self.dropout.map(|dropout| dropout.apply(x));
         let x = dropped.as_deref().unwrap_or(x);
-        let h = self.lower(x, a, dims);
+        let h = self.lower(x, a, &dims);
         let mut d_b = vec![0.0; outputs * rank];
         parallel_product(
             &mut d_b,
@@ -190,26 +248,14 @@ impl CustomOp3 for LoraLinear {
         b_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let dims = self.dims(x_layout.shape(), a_layout.shape(), b_layout.shape())?;
-        let Some(weight) = self.weight.host() else {
-            bail!("the activations are on the CPU, the weight is not");
-        };
         let (x, a, b) = (
             floats(x, x_layout)?,
             floats(a, a_layout)?,
             floats(b, b_layout)?,
         );
         let mut y = vec![0.0; dims.tokens * dims.outputs];
-        weight.times_transposed(x, dims.tokens, &mut y);
         let dropped = self.dropout.map(|dropout| dropout.apply(x));
-        let h = self.lower(dropped.as_deref().unwrap_or(x), a, &dims);
-        parallel_product(
-            &mut y,
-            Matrix::new(&h, dims.rank),
-            Matrix::new(b, dims.rank).transposed(),
-            (dims.tokens, dims.outputs, dims.rank),
-            self.scale,
-            Write::Add,
-        );
+        self.forward(x, dropped.as_deref().unwrap_or(x), a, b, &mut y)?;
         Ok((CpuStorage::F32(y), (dims.tokens, dims.outputs).into()))
     }
 
@@ -221,7 +267,6 @@ impl CustomOp3 for LoraLinear {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dims = self.dims(x.shape(), a.shape(), b.shape())?;
         let mut dx = match x.track_op() {
             true => to_vec(&frozen_linear_backward(dy, &self.weight)?)?,
             false => Vec::new(),
@@ -229,7 +274,7 @@ impl CustomOp3 for LoraLinear {
         let (d_a, d_b) = with_floats(x, |x| {
             with_floats(a, |a| {
                 with_floats(b, |b| {
-                    with_floats(dy, |dy| self.backward(x, a, b, dy, &dims, &mut dx))
+                    with_floats(dy, |dy| self.backward(x, a, b, dy, &mut dx))
                 })
             })
         })????;
@@ -271,7 +316,9 @@ mod tests {
             a: a.clone(),
             b: b.clone(),
             scale: 1.5,
+            strength: 1.0,
             dropout,
+            dora: None,
         }
     }
 
@@ -310,8 +357,9 @@ mod tests {
         for dropout in [None, Some(DROPOUT)] {
             let term = term(&a, &b, dropout);
             let fused = lora_linear(&x, &weight, std::slice::from_ref(&term)).unwrap();
-            let plain =
-                (frozen_linear(&x, &weight).unwrap() + composed(&x, &term).unwrap()).unwrap();
+            let plain = (frozen_linear(&x, &weight).unwrap()
+                + composed(&x, &weight, &term).unwrap())
+            .unwrap();
             for (a, b) in to_vec(&fused).unwrap().iter().zip(to_vec(&plain).unwrap()) {
                 assert!((a - b).abs() < 1e-5, "{a} {b}");
             }

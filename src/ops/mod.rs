@@ -9,6 +9,7 @@
 mod attention;
 mod bias;
 mod decode;
+mod dora;
 mod dropout;
 mod embedding;
 mod head;
@@ -27,6 +28,7 @@ mod finite_differences;
 
 pub use attention::{Heads, Span, attention};
 pub use bias::add_bias;
+pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use head::cross_entropy;

@@ -2,7 +2,7 @@
 //! so that a base costs its file's size and no copy.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -35,6 +35,8 @@ pub struct FrozenWeight {
     storage: Storage,
     rows: usize,
     columns: usize,
+    /// Computed when first asked for.
+    squared_row_norms: Arc<OnceLock<Tensor>>,
 }
 
 #[derive(Clone)]
@@ -205,6 +207,18 @@ impl HostWeight {
         out
     }
 
+    /// The square of the norm of each row, decoding one at a time.
+    fn squared_row_norms(&self) -> Vec<f32> {
+        let square = |scratch: &mut Vec<f32>, row: usize| {
+            scratch.resize(self.columns, 0.0);
+            self.decode_row(row, &(0..self.columns), scratch);
+            let sum: f64 = scratch.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            sum as f32
+        };
+        let rows = (0..self.rows).into_par_iter();
+        rows.map_init(Vec::new, square).collect()
+    }
+
     /// `out[m, rows] = x[m, columns] W^T`.
     pub(super) fn times_transposed(&self, x: &[f32], m: usize, out: &mut [f32]) {
         let threads = rayon::current_num_threads();
@@ -295,6 +309,7 @@ impl FrozenWeight {
             storage,
             rows,
             columns,
+            squared_row_norms: Arc::default(),
         })
     }
 
@@ -314,6 +329,29 @@ impl FrozenWeight {
             Storage::Host(weight) => Some(weight),
             _ => None,
         }
+    }
+
+    /// The float type in which products with it are computed.
+    pub(super) fn compute_dtype(&self) -> DType {
+        match &self.storage {
+            Storage::Host(_) => DType::F32,
+            Storage::Dense(tensor) => tensor.dtype(),
+            Storage::Quantised(_, dtype) => *dtype,
+        }
+    }
+
+    /// `[rows]`, f32: the square of the norm of each row.
+    pub(super) fn squared_row_norms(&self) -> Result<Tensor> {
+        if let Some(known) = self.squared_row_norms.get() {
+            return Ok(known.clone());
+        }
+        let squares = match &self.storage {
+            Storage::Host(weight) => {
+                Tensor::from_vec(weight.squared_row_norms(), self.rows, &Device::Cpu)?
+            }
+            _ => self.dense()?.to_dtype(DType::F32)?.sqr()?.sum(1)?,
+        };
+        Ok(self.squared_row_norms.get_or_init(|| squares).clone())
     }
 
     /// The whole weight as a tensor of its device.

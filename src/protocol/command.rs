@@ -91,6 +91,8 @@ pub enum Reply {
         path: String,
         text: String,
     },
+    /// From a bridge: a runner was started again, and its socket answers.
+    RunnerStarted,
     Error {
         level: Level,
         message: String,

@@ -8,56 +8,47 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
-use crate::model::LoraSet;
+use crate::model::{LoraSet, Part};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// Numbers of one kind (gradients, a moment) for A and B of every pair, in the set's order.
+/// Numbers of one kind (gradients, a moment) for every parameter, in the set's order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PairValues(pub Vec<(Vec<f32>, Vec<f32>)>);
+pub struct Values(pub Vec<Vec<f32>>);
 
-impl PairValues {
+impl Values {
     /// Zeros in the shape of `set`.
     pub fn zeros(set: &LoraSet) -> Self {
-        let zeros = |v: &Var| vec![0.0; v.elem_count()];
-        PairValues(
-            set.pairs
-                .iter()
-                .map(|p| (zeros(&p.a), zeros(&p.b)))
-                .collect(),
-        )
+        let parameters = set.parameters().into_iter();
+        Values(parameters.map(|p| vec![0.0; p.var.elem_count()]).collect())
     }
 
     /// The values of the adapter itself.
     pub fn of(set: &LoraSet) -> Result<Self> {
-        let pairs: Result<_> = set
-            .pairs
-            .iter()
-            .map(|p| Ok((host(p.a.as_tensor())?, host(p.b.as_tensor())?)))
-            .collect();
-        Ok(PairValues(pairs?))
+        let parameters = set.parameters().into_iter();
+        let values: Result<_> = parameters.map(|p| host(p.var.as_tensor())).collect();
+        Ok(Values(values?))
     }
 
     /// Adds the gradients of a micro-batch.
-    pub fn add(&mut self, gradients: &[(Tensor, Tensor)]) -> Result<()> {
+    pub fn add(&mut self, gradients: &[Tensor]) -> Result<()> {
         ensure!(
             gradients.len() == self.0.len(),
-            "{} gradients for {} adapters",
+            "{} gradients for {} parameters",
             gradients.len(),
             self.0.len()
         );
-        for ((a, b), (da, db)) in self.0.iter_mut().zip(gradients) {
-            add_assign(a, &host(da)?)?;
-            add_assign(b, &host(db)?)?;
+        for (sum, gradient) in self.0.iter_mut().zip(gradients) {
+            add_assign(sum, &host(gradient)?)?;
         }
         Ok(())
     }
 
     /// Multiplies everything by `factor`.
     pub fn scale(&mut self, factor: f32) {
-        for value in self.iter_mut() {
+        for value in self.0.iter_mut().flatten() {
             *value *= factor;
         }
     }
@@ -65,30 +56,19 @@ impl PairValues {
     /// Square root of the sum of all squares, summed in f64 in a fixed order.
     pub fn norm(&self) -> f64 {
         let sum_of_squares =
-            |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-        self.0
-            .iter()
-            .map(|(a, b)| sum_of_squares(a) + sum_of_squares(b))
-            .sum::<f64>()
-            .sqrt()
+            |v: &Vec<f32>| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+        self.0.iter().map(sum_of_squares).sum::<f64>().sqrt()
     }
 
     pub fn all_finite(&self) -> bool {
-        let finite = |v: &[f32]| v.iter().all(|x| x.is_finite());
-        self.0.iter().all(|(a, b)| finite(a) && finite(b))
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut f32> {
-        self.0
-            .iter_mut()
-            .flat_map(|(a, b)| a.iter_mut().chain(b.iter_mut()))
+        self.0.iter().flatten().all(|x| x.is_finite())
     }
 }
 
 /// Scales gradients down to `max_norm` and returns the norm before, as torch's
 /// `clip_grad_norm_`: coefficient `max_norm / (norm + 1e-6)`, never above 1. A `max_norm` of 0
 /// leaves them as they are.
-pub fn clip(gradients: &mut PairValues, max_norm: f64) -> f64 {
+pub fn clip(gradients: &mut Values, max_norm: f64) -> f64 {
     let norm = gradients.norm();
     let coefficient = max_norm / (norm + 1e-6);
     if max_norm > 0.0 && coefficient < 1.0 {
@@ -101,7 +81,7 @@ pub fn clip(gradients: &mut PairValues, max_norm: f64) -> f64 {
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
     pub learning_rate: f64,
-    /// B's learning rate over A's (LoRA+, arXiv:2402.12354).
+    /// Learning rate of B (and of DoRA's magnitude) over A's (LoRA+, arXiv:2402.12354).
     pub loraplus_ratio: f64,
     pub weight_decay: f64,
 }
@@ -112,34 +92,38 @@ pub struct AdamW {
     /// Updates made so far; skipped steps do not count.
     pub updates: u64,
     /// First moment, torch's `exp_avg`.
-    pub exp_avg: PairValues,
+    pub exp_avg: Values,
     /// Second moment, torch's `exp_avg_sq`.
-    pub exp_avg_sq: PairValues,
+    pub exp_avg_sq: Values,
 }
 
 impl AdamW {
     pub fn new(set: &LoraSet) -> Self {
         AdamW {
             updates: 0,
-            exp_avg: PairValues::zeros(set),
-            exp_avg_sq: PairValues::zeros(set),
+            exp_avg: Values::zeros(set),
+            exp_avg_sq: Values::zeros(set),
         }
     }
 
     /// One update of the adapter in place.
-    pub fn update(&mut self, set: &LoraSet, gradients: &PairValues, rates: Rates) -> Result<()> {
+    pub fn update(&mut self, set: &LoraSet, gradients: &Values, rates: Rates) -> Result<()> {
         self.updates += 1;
-        let rate_b = rates.learning_rate * rates.loraplus_ratio;
-        let for_a = Scalars::new(rates.learning_rate, rates.weight_decay, self.updates);
-        let for_b = Scalars::new(rate_b, rates.weight_decay, self.updates);
-        set.pairs
-            .par_iter()
+        // As PEFT's `create_loraplus_optimizer` groups them: all vectors go with B.
+        let fast = rates.learning_rate * rates.loraplus_ratio;
+        let slow = Scalars::new(rates.learning_rate, rates.weight_decay, self.updates);
+        let fast = Scalars::new(fast, rates.weight_decay, self.updates);
+        set.parameters()
+            .into_par_iter()
             .zip(&gradients.0)
             .zip(&mut self.exp_avg.0)
             .zip(&mut self.exp_avg_sq.0)
-            .try_for_each(|(((pair, (da, db)), (ma, mb)), (va, vb))| {
-                for_a.update(&pair.a, da, ma, va)?;
-                for_b.update(&pair.b, db, mb, vb)
+            .try_for_each(|(((parameter, gradient), m), v)| {
+                let scalars = match parameter.part {
+                    Part::A => &slow,
+                    Part::B | Part::Magnitude => &fast,
+                };
+                scalars.update(parameter.var, gradient, m, v)
             })
     }
 }
@@ -202,7 +186,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::model::LoraPair;
+    use crate::model::{LoraPair, LoraSpec};
 
     /// One pair: A of two numbers, B of one.
     fn set() -> LoraSet {
@@ -212,13 +196,14 @@ mod tests {
             module: "m".into(),
             a: var(&[1.0, -2.0], (1, 2)),
             b: var(&[0.5], (1, 1)),
+            magnitude: None,
             scale: 1.0,
         };
-        LoraSet::from_pairs(vec![pair], 1, 1.0, false, 0.0, vec!["m".into()])
+        LoraSet::from_pairs(vec![pair], LoraSpec::lora(1))
     }
 
-    fn gradients() -> PairValues {
-        PairValues(vec![(vec![3.0, 0.0], vec![-4.0])])
+    fn gradients() -> Values {
+        Values(vec![vec![3.0, 0.0], vec![-4.0]])
     }
 
     #[test]
@@ -245,8 +230,8 @@ mod tests {
             weight_decay: 0.1,
         };
         AdamW::new(&set).update(&set, &gradients(), rates).unwrap();
-        let PairValues(values) = PairValues::of(&set).unwrap();
-        let (a, b) = &values[0];
+        let Values(values) = Values::of(&set).unwrap();
+        let (a, b) = (&values[0], &values[1]);
         for (ours, expected) in [
             // Decay is of the weight by rate * decay, before the step.
             (a[0], 1.0 * (1.0 - 0.01 * 0.1) - 0.01),

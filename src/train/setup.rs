@@ -15,7 +15,7 @@ use crate::adapter;
 use crate::config::{RunConfig, TargetModules};
 use crate::data::{self, Batches, Dataset};
 use crate::error::input_error;
-use crate::model::{self, Base, DecoderConfig, LoraSet};
+use crate::model::{self, Base, DecoderConfig, LoraSet, LoraSpec};
 use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName};
 use candle_core::Device;
 
@@ -49,7 +49,7 @@ pub(super) fn open(
             text,
         }));
     };
-    preflight::formats(&config.export_formats)?;
+    preflight::formats(&config.export_formats, false)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
@@ -168,20 +168,20 @@ fn fresh_adapter(config: &RunConfig, shape: &DecoderConfig, device: &Device) -> 
         TargetModules::Names(names) => (false, &names[..]),
     };
     let modules = model::match_targets(shape, all_linear, names, config.layers)?;
-    let fresh = LoraSet::new(
-        &modules,
-        config.lora_rank,
-        config.lora_alpha,
-        config.use_rslora,
-        config.lora_dropout,
-        model::target_names(shape, &modules),
-        config.seed,
-        device,
-    )?;
+    let spec = LoraSpec {
+        rank: config.lora_rank,
+        alpha: config.lora_alpha,
+        use_rslora: config.use_rslora,
+        use_dora: false,
+        share_layers: false,
+        dropout: config.lora_dropout,
+        target_modules: model::target_names(shape, &modules),
+    };
+    let fresh = LoraSet::new(&modules, spec, config.seed, device)?;
     let Some(folder) = &config.init_from else {
         return Ok(fresh);
     };
-    let given = adapter::read_peft(folder, shape, device)
+    let given = adapter::read_lora_set(folder, shape, device)
         .with_context(|| format!("init_from: {}", folder.display()))?;
     take_over(&fresh, &given).map_err(|difference| {
         input_error(format!(
@@ -203,7 +203,7 @@ fn resumed_adapter(
         ..config.clone()
     };
     let fresh = fresh_adapter(&without_init, shape, device)?;
-    let saved = adapter::read_peft(checkpoint, shape, device)?;
+    let saved = adapter::read_lora_set(checkpoint, shape, device)?;
     take_over(&fresh, &saved).map_err(|difference| {
         input_error(format!(
             "the config no longer fits the checkpoint {}: {difference}; undo the change, or start anew with `--resume never`",
@@ -215,17 +215,16 @@ fn resumed_adapter(
 
 /// Copies the numbers of an adapter of the same shape; says what differs otherwise.
 fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
-    if given.rank != fresh.rank {
-        return Err(format!("its rank is {}, not {}", given.rank, fresh.rank));
+    let (theirs, ours) = (&given.spec, &fresh.spec);
+    if theirs.rank != ours.rank {
+        return Err(format!("its rank is {}, not {}", theirs.rank, ours.rank));
     }
-    if (given.alpha, given.use_rslora) != (fresh.alpha, fresh.use_rslora) {
-        return Err(format!(
-            "its alpha is {}{}, not {}{}",
-            given.alpha,
-            if given.use_rslora { " (rsLoRA)" } else { "" },
-            fresh.alpha,
-            if fresh.use_rslora { " (rsLoRA)" } else { "" },
-        ));
+    if theirs.scale() != ours.scale() {
+        let said = |spec: &LoraSpec| {
+            let kind = if spec.use_rslora { " (rsLoRA)" } else { "" };
+            format!("{}{kind}", spec.alpha)
+        };
+        return Err(format!("its alpha is {}, not {}", said(theirs), said(ours)));
     }
     for pair in &given.pairs {
         if !fresh.index.contains_key(&pair.module) {
@@ -262,11 +261,11 @@ fn model_event(base: &Base, set: &LoraSet, device: &Device) -> EventKind {
             bytes: described.bytes,
         },
         adapter: AdapterInfo {
-            rank: set.rank as u64,
-            alpha: set.alpha,
-            target_modules: set.target_modules.clone(),
+            rank: set.spec.rank as u64,
+            alpha: set.spec.alpha,
+            target_modules: set.spec.target_modules.clone(),
             modules: set.pairs.len() as u64,
-            parameters: set.parameters(),
+            parameters: set.parameter_count(),
         },
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::checkpoint::{BestEval, DataFingerprint};
 use super::controls::{Asked, Inbox};
 use super::memory::peak_bytes;
-use super::optimizer::{AdamW, PairValues, Rates, clip};
+use super::optimizer::{AdamW, Rates, Values, clip};
 use super::plan::{self, Plan};
 use super::schedule::factor;
 use super::setup::Setup;
@@ -143,7 +143,7 @@ impl<'a> Trainer<'a> {
 
             // Forward and backward over the micro-batches of the step.
             let step = self.progress.step + 1;
-            let mut gradients = PairValues::zeros(&self.set);
+            let mut gradients = Values::zeros(&self.set);
             let (mut loss_sum, mut trained, mut tokens, mut seconds) = (0.0, 0u64, 0u64, 0.0);
             let mut cursor = self.progress.cursor;
             let micro_batches = plan::micro_batches(

@@ -2,6 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::lang::Lang;
 use super::layout::Pane;
 
 /// What a key does.
@@ -54,15 +55,18 @@ pub enum Group {
 impl Group {
     pub const ALL: [Group; 4] = [Group::Run, Group::Move, Group::Chart, Group::Deck];
 
-    pub fn title(self) -> &'static str {
+    pub fn title(self, lang: Lang) -> &'static str {
         match self {
-            Group::Run => "the run",
-            Group::Move => "moving",
-            Group::Chart => "charts",
-            Group::Deck => "the deck",
+            Group::Run => lang.group_run(),
+            Group::Move => lang.group_move(),
+            Group::Chart => lang.group_chart(),
+            Group::Deck => lang.group_deck(),
         }
     }
 }
+
+/// A text of the interface.
+pub type Text = fn(Lang) -> &'static str;
 
 /// One line of the table.
 #[derive(Debug)]
@@ -72,9 +76,9 @@ pub struct Binding {
     pub group: Group,
     /// Stable name, for the palette and for keymaps to come.
     pub name: &'static str,
-    pub help: &'static str,
+    pub help: Text,
     /// A word for the hints at the bottom; empty: none.
-    pub hint: &'static str,
+    pub hint: Text,
 }
 
 /// A key with its modifiers; Shift is part of the character.
@@ -120,8 +124,8 @@ const fn binding(
     keys: &'static [Key],
     group: Group,
     name: &'static str,
-    help: &'static str,
-    hint: &'static str,
+    help: Text,
+    hint: Text,
 ) -> Binding {
     Binding {
         act,
@@ -136,47 +140,47 @@ const fn binding(
 /// Every key of the deck.
 #[rustfmt::skip]
 pub static TABLE: &[Binding] = &[
-    binding(Pause, &[Char('p')], Group::Run, "pause", "pause or resume; an ended run: start its runner again", "pause"),
-    binding(Checkpoint, &[Char('c')], Group::Run, "checkpoint", "save a checkpoint now", "checkpoint"),
-    binding(Export, &[Char('e')], Group::Run, "export", "export the adapter as it is now", "export"),
-    binding(Sample, &[Char('s')], Group::Run, "sample", "sample the prompts now", "sample"),
-    binding(Eval, &[Char('E')], Group::Run, "eval", "evaluate the held-out records now", "eval"),
-    binding(Stop, &[Char('Q')], Group::Run, "stop", "stop the run: save, discard or cancel", "stop"),
-    binding(Detach, &[Char('q'), Ctrl('c')], Group::Run, "detach", "leave the deck; the run goes on", "detach"),
-    binding(NextPane, &[Code(KeyCode::Tab)], Group::Move, "next-pane", "next pane", ""),
-    binding(PreviousPane, &[Code(KeyCode::BackTab)], Group::Move, "previous-pane", "previous pane", ""),
-    binding(Maximise, &[Code(KeyCode::Enter)], Group::Move, "maximise", "maximise the pane, or restore it", "maximise"),
-    binding(Back, &[Code(KeyCode::Esc)], Group::Move, "back", "close, clear the filter, restore", ""),
-    binding(Up, &[Code(KeyCode::Up), Char('k')], Group::Move, "up", "scroll up, or the pane above", ""),
-    binding(Down, &[Code(KeyCode::Down), Char('j')], Group::Move, "down", "scroll down, or the pane below", ""),
-    binding(Left, &[Code(KeyCode::Left), Char('h')], Group::Move, "left", "earlier sample, previous record, or the pane to the left", ""),
-    binding(Right, &[Code(KeyCode::Right), Char('l')], Group::Move, "right", "later sample, next record, or the pane to the right", ""),
-    binding(PageUp, &[Code(KeyCode::PageUp), Ctrl('b')], Group::Move, "page-up", "scroll a page up", ""),
-    binding(PageDown, &[Code(KeyCode::PageDown), Ctrl('f')], Group::Move, "page-down", "scroll a page down", ""),
-    binding(First, &[Code(KeyCode::Home), Char('g')], Group::Move, "first", "to the beginning", ""),
-    binding(Last, &[Code(KeyCode::End), Char('G')], Group::Move, "last", "to the end", ""),
-    binding(Filter, &[Char('/')], Group::Move, "filter", "filter the config or the log", "filter"),
-    binding(Show(Pane::Loss), &[Char('1')], Group::Move, "loss", "the loss chart", ""),
-    binding(Show(Pane::Rate), &[Char('2')], Group::Move, "learning-rate", "learning rate and gradient norm", ""),
-    binding(Show(Pane::Gpu), &[Char('3')], Group::Move, "gpu", "the GPU", ""),
-    binding(Show(Pane::Host), &[Char('4')], Group::Move, "host", "the host", ""),
-    binding(Show(Pane::Config), &[Char('5')], Group::Move, "config", "the config", ""),
-    binding(Show(Pane::Data), &[Char('6')], Group::Move, "data", "the data", ""),
-    binding(Show(Pane::Samples), &[Char('7')], Group::Move, "samples", "the samples", ""),
-    binding(Show(Pane::Checkpoints), &[Char('8')], Group::Move, "checkpoints", "checkpoints and exports", ""),
-    binding(Show(Pane::Log), &[Char('9')], Group::Move, "log", "the log", ""),
-    binding(ZoomIn, &[Char('+'), Char('=')], Group::Chart, "zoom-in", "zoom in on recent steps, or on the crosshair", ""),
-    binding(ZoomOut, &[Char('-')], Group::Chart, "zoom-out", "zoom out", ""),
-    binding(ZoomWhole, &[Char('0')], Group::Chart, "zoom-whole", "show the whole run", ""),
-    binding(LogScale, &[Char('L')], Group::Chart, "log-scale", "logarithmic or linear scale", ""),
-    binding(CrosshairLeft, &[Char('[')], Group::Chart, "crosshair-left", "crosshair to the left", ""),
-    binding(CrosshairRight, &[Char(']')], Group::Chart, "crosshair-right", "crosshair to the right", ""),
-    binding(Help, &[Char('?'), Code(KeyCode::F(1))], Group::Deck, "help", "this help", "help"),
-    binding(Palette, &[Char(':')], Group::Deck, "palette", "find an action by its name", "palette"),
-    binding(Theme, &[Char('t')], Group::Deck, "theme", "next theme", "theme"),
-    binding(Mouse, &[Char('m')], Group::Deck, "mouse", "mouse on or off (off: the terminal selects text)", "mouse"),
-    binding(Redraw, &[Ctrl('l')], Group::Deck, "redraw", "draw everything anew", ""),
-    binding(Suspend, &[Ctrl('z')], Group::Deck, "suspend", "suspend the deck; fg brings it back", ""),
+    binding(Pause, &[Char('p')], Group::Run, "pause", Lang::help_pause, Lang::hint_pause),
+    binding(Checkpoint, &[Char('c')], Group::Run, "checkpoint", Lang::help_checkpoint, Lang::hint_checkpoint),
+    binding(Export, &[Char('e')], Group::Run, "export", Lang::help_export, Lang::hint_export),
+    binding(Sample, &[Char('s')], Group::Run, "sample", Lang::help_sample, Lang::hint_sample),
+    binding(Eval, &[Char('E')], Group::Run, "eval", Lang::help_eval, Lang::hint_eval),
+    binding(Stop, &[Char('Q')], Group::Run, "stop", Lang::help_stop, Lang::hint_stop),
+    binding(Detach, &[Char('q'), Ctrl('c')], Group::Run, "detach", Lang::help_detach, Lang::hint_detach),
+    binding(NextPane, &[Code(KeyCode::Tab)], Group::Move, "next-pane", Lang::help_next_pane, Lang::no_hint),
+    binding(PreviousPane, &[Code(KeyCode::BackTab)], Group::Move, "previous-pane", Lang::help_previous_pane, Lang::no_hint),
+    binding(Maximise, &[Code(KeyCode::Enter)], Group::Move, "maximise", Lang::help_maximise, Lang::hint_maximise),
+    binding(Back, &[Code(KeyCode::Esc)], Group::Move, "back", Lang::help_back, Lang::no_hint),
+    binding(Up, &[Code(KeyCode::Up), Char('k')], Group::Move, "up", Lang::help_up, Lang::no_hint),
+    binding(Down, &[Code(KeyCode::Down), Char('j')], Group::Move, "down", Lang::help_down, Lang::no_hint),
+    binding(Left, &[Code(KeyCode::Left), Char('h')], Group::Move, "left", Lang::help_left, Lang::no_hint),
+    binding(Right, &[Code(KeyCode::Right), Char('l')], Group::Move, "right", Lang::help_right, Lang::no_hint),
+    binding(PageUp, &[Code(KeyCode::PageUp), Ctrl('b')], Group::Move, "page-up", Lang::help_page_up, Lang::no_hint),
+    binding(PageDown, &[Code(KeyCode::PageDown), Ctrl('f')], Group::Move, "page-down", Lang::help_page_down, Lang::no_hint),
+    binding(First, &[Code(KeyCode::Home), Char('g')], Group::Move, "first", Lang::help_first, Lang::no_hint),
+    binding(Last, &[Code(KeyCode::End), Char('G')], Group::Move, "last", Lang::help_last, Lang::no_hint),
+    binding(Filter, &[Char('/')], Group::Move, "filter", Lang::help_filter, Lang::hint_filter),
+    binding(Show(Pane::Loss), &[Char('1')], Group::Move, "loss", Lang::help_show_loss, Lang::no_hint),
+    binding(Show(Pane::Rate), &[Char('2')], Group::Move, "learning-rate", Lang::help_show_rate, Lang::no_hint),
+    binding(Show(Pane::Gpu), &[Char('3')], Group::Move, "gpu", Lang::help_show_gpu, Lang::no_hint),
+    binding(Show(Pane::Host), &[Char('4')], Group::Move, "host", Lang::help_show_host, Lang::no_hint),
+    binding(Show(Pane::Config), &[Char('5')], Group::Move, "config", Lang::help_show_config, Lang::no_hint),
+    binding(Show(Pane::Data), &[Char('6')], Group::Move, "data", Lang::help_show_data, Lang::no_hint),
+    binding(Show(Pane::Samples), &[Char('7')], Group::Move, "samples", Lang::help_show_samples, Lang::no_hint),
+    binding(Show(Pane::Checkpoints), &[Char('8')], Group::Move, "checkpoints", Lang::help_show_checkpoints, Lang::no_hint),
+    binding(Show(Pane::Log), &[Char('9')], Group::Move, "log", Lang::help_show_log, Lang::no_hint),
+    binding(ZoomIn, &[Char('+'), Char('=')], Group::Chart, "zoom-in", Lang::help_zoom_in, Lang::no_hint),
+    binding(ZoomOut, &[Char('-')], Group::Chart, "zoom-out", Lang::help_zoom_out, Lang::no_hint),
+    binding(ZoomWhole, &[Char('0')], Group::Chart, "zoom-whole", Lang::help_zoom_whole, Lang::no_hint),
+    binding(LogScale, &[Char('L')], Group::Chart, "log-scale", Lang::help_log_scale, Lang::no_hint),
+    binding(CrosshairLeft, &[Char('[')], Group::Chart, "crosshair-left", Lang::help_crosshair_left, Lang::no_hint),
+    binding(CrosshairRight, &[Char(']')], Group::Chart, "crosshair-right", Lang::help_crosshair_right, Lang::no_hint),
+    binding(Help, &[Char('?'), Code(KeyCode::F(1))], Group::Deck, "help", Lang::help_help, Lang::hint_help),
+    binding(Palette, &[Char(':')], Group::Deck, "palette", Lang::help_palette, Lang::hint_palette),
+    binding(Theme, &[Char('t')], Group::Deck, "theme", Lang::help_theme, Lang::hint_theme),
+    binding(Mouse, &[Char('m')], Group::Deck, "mouse", Lang::help_mouse, Lang::hint_mouse),
+    binding(Redraw, &[Ctrl('l')], Group::Deck, "redraw", Lang::help_redraw, Lang::no_hint),
+    binding(Suspend, &[Ctrl('z')], Group::Deck, "suspend", Lang::help_suspend, Lang::no_hint),
 ];
 
 /// What a key means, if anything.
@@ -194,7 +198,7 @@ pub fn label(binding: &Binding) -> String {
 }
 
 /// Bindings whose name or help contains the letters of `query` in order, best first.
-pub fn search(query: &str) -> Vec<&'static Binding> {
+pub fn search(query: &str, lang: Lang) -> Vec<&'static Binding> {
     let mut found: Vec<_> = TABLE
         .iter()
         .enumerate()
@@ -202,7 +206,7 @@ pub fn search(query: &str) -> Vec<&'static Binding> {
         .filter_map(|(i, b)| {
             let name = score(query, b.name).map(|s| s + 100);
             // A help is too long to be searched letter by letter.
-            let help = b.help.contains(&query.to_lowercase()).then_some(0);
+            let help = (b.help)(lang).contains(&query.to_lowercase()).then_some(0);
             let best = name.max(help)?;
             Some((std::cmp::Reverse(best), i, b))
         })
@@ -275,10 +279,10 @@ mod tests {
 
     #[test]
     fn the_palette_finds_by_letters_and_names_win() {
-        assert_eq!(search("chk")[0].act, Checkpoint);
-        assert_eq!(search("pau")[0].act, Pause);
-        assert_eq!(search("log")[0].act, Show(Pane::Log));
-        assert_eq!(search("").len(), TABLE.len() - 1);
-        assert!(search("zzzz").is_empty());
+        assert_eq!(search("chk", Lang::English)[0].act, Checkpoint);
+        assert_eq!(search("pau", Lang::English)[0].act, Pause);
+        assert_eq!(search("log", Lang::English)[0].act, Show(Pane::Log));
+        assert_eq!(search("", Lang::English).len(), TABLE.len() - 1);
+        assert!(search("zzzz", Lang::English).is_empty());
     }
 }

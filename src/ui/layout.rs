@@ -2,6 +2,7 @@
 
 use ratatui::layout::Rect;
 
+use super::lang::Lang;
 use super::text::width;
 
 /// Smallest screen the deck draws on.
@@ -39,26 +40,26 @@ impl Pane {
         self as usize + 1
     }
 
-    pub fn title(self) -> &'static str {
+    pub fn title(self, lang: Lang) -> &'static str {
         match self {
-            Pane::Loss => "loss",
-            Pane::Rate => "rate and norm",
-            Pane::Gpu => "GPU",
-            Pane::Host => "host",
-            Pane::Config => "config",
-            Pane::Data => "data",
-            Pane::Samples => "samples",
-            Pane::Checkpoints => "checkpoints",
-            Pane::Log => "log",
+            Pane::Loss => lang.pane_loss(),
+            Pane::Rate => lang.pane_rate(),
+            Pane::Gpu => lang.pane_gpu(),
+            Pane::Host => lang.pane_host(),
+            Pane::Config => lang.pane_config(),
+            Pane::Data => lang.pane_data(),
+            Pane::Samples => lang.pane_samples(),
+            Pane::Checkpoints => lang.pane_checkpoints(),
+            Pane::Log => lang.pane_log(),
         }
     }
 
     /// For a row of tabs.
-    fn short_title(self) -> &'static str {
+    fn short_title(self, lang: Lang) -> &'static str {
         match self {
-            Pane::Rate => "rate",
-            Pane::Checkpoints => "saves",
-            pane => pane.title(),
+            Pane::Rate => lang.pane_rate_short(),
+            Pane::Checkpoints => lang.pane_checkpoints_short(),
+            pane => pane.title(lang),
         }
     }
 }
@@ -86,10 +87,10 @@ impl Slot {
 
     /// Labels of the title row with the columns they begin at: `1 loss`. Where there is no room
     /// for all, those that do not show are numbers only.
-    pub fn tabs(&self) -> Vec<(Pane, u16, String)> {
+    pub fn tabs(&self, lang: Lang) -> Vec<(Pane, u16, String)> {
         let room = usize::from(self.area.width.saturating_sub(4));
-        let long = |p: &Pane| format!("{} {}", p.number(), p.title());
-        let short = |p: &Pane| format!("{} {}", p.number(), p.short_title());
+        let long = |p: &Pane| format!("{} {}", p.number(), p.title(lang));
+        let short = |p: &Pane| format!("{} {}", p.number(), p.short_title(lang));
         let least = |p: &Pane| {
             if *p == self.active {
                 long(p)
@@ -329,7 +330,7 @@ mod tests {
                 let a = arrange(size, &[pane], false).unwrap();
                 assert!(a.slot_of(pane).is_some(), "{pane:?} at {size:?}");
                 let slot = a.slot_of(pane).unwrap();
-                let (_, x, label) = slot.tabs().pop().unwrap();
+                let (_, x, label) = slot.tabs(Lang::English).pop().unwrap();
                 assert!(x + width(&label) as u16 <= slot.area.right());
             }
         }

@@ -3,6 +3,7 @@
 //! - [`app`]: what the deck knows, and `update`, its only way to change
 //! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
 //! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
+//! - [`lang`]: every text of the interface, in every language
 //! - [`keymap`]: the one table of keys
 //! - [`event_loop`], [`pace`], [`screen`], [`encode`], [`terminal`]: when a frame is drawn, and onto what
 
@@ -11,6 +12,7 @@ pub mod chart;
 pub mod encode;
 pub mod event_loop;
 pub mod keymap;
+pub mod lang;
 pub mod layout;
 pub mod overlays;
 pub mod pace;
@@ -28,11 +30,12 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context, Result};
 
 use self::app::{App, Msg};
+use self::lang::Lang;
 use self::screen::Screen;
 use self::terminal::{Guard, Watchers};
 use self::theme::{Capabilities, Catalogue};
 use crate::error::input_error;
-use crate::run::link::Link;
+use crate::run::link::{Link, Place};
 
 /// Messages that may wait for the deck. A full channel holds up the link, and that the runner,
 /// which then drops metrics for this deck and counts them.
@@ -41,10 +44,12 @@ const WAITING: usize = 4096;
 /// What the deck is opened with.
 #[derive(Clone, Debug)]
 pub struct DeckOptions {
-    pub run_dir: PathBuf,
+    pub place: Place,
     pub readonly: bool,
     /// A theme's name or a YAML file.
     pub theme: Option<String>,
+    /// The interface's language as asked for; else the locale's.
+    pub lang: Option<String>,
 }
 
 /// Why the deck was left.
@@ -76,7 +81,7 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
     );
     let (messages, received) = sync_channel(WAITING);
     let updates = messages.clone();
-    let link = Link::open(&options.run_dir, move |update| {
+    let link = Link::open_place(&options.place, move |update| {
         // Fails once the deck is left; nobody is there to be told.
         let _ = updates.send(Msg::Update(update));
     })?;
@@ -87,6 +92,7 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         themes,
         link.sender(),
         options.readonly,
+        Lang::detect(options.lang.as_deref()),
     );
     let guard = Guard::enter().context("cannot set up the terminal")?;
     let watchers = Watchers::start(&messages).context("cannot watch the terminal")?;

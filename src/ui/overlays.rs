@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 
 use super::app::{App, Overlay, STOP_CHOICES};
 use super::keymap::{self, Act, Binding, Group, TABLE};
+use super::lang::Lang;
 use super::panes::draw_lines;
 use super::text::{self, pad, truncate, width, wrap};
 use super::theme::{Role, Theme};
@@ -16,8 +17,10 @@ use crate::protocol::PhaseName;
 pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     match &app.overlay {
         None | Some(Overlay::Filter { .. }) => {}
-        Some(Overlay::Help { scroll }) => help(theme, *scroll, area, buf),
-        Some(Overlay::Palette { query, selected }) => palette(theme, query, *selected, area, buf),
+        Some(Overlay::Help { scroll }) => help(app, theme, *scroll, area, buf),
+        Some(Overlay::Palette { query, selected }) => {
+            palette(app, theme, query, *selected, area, buf)
+        }
         Some(Overlay::Stop { selected }) => stop(app, theme, *selected, area, buf),
         Some(Overlay::StartRunner) => start_runner(app, theme, area, buf),
     }
@@ -66,7 +69,7 @@ fn blank(theme: &Theme, area: Rect, buf: &mut Buffer) {
 }
 
 /// The help's lines: the key table, and what the marks mean.
-fn help_lines(theme: &Theme) -> Vec<Line<'static>> {
+fn help_lines(lang: Lang, theme: &Theme) -> Vec<Line<'static>> {
     let keys = TABLE
         .iter()
         .map(|b| width(&keymap::label(b)))
@@ -77,27 +80,23 @@ fn help_lines(theme: &Theme) -> Vec<Line<'static>> {
         if !lines.is_empty() {
             lines.push(Line::default());
         }
-        lines.push(Line::styled(group.title(), theme[Role::Accent]));
+        lines.push(Line::styled(group.title(lang), theme[Role::Accent]));
         for binding in TABLE.iter().filter(|b| b.group == group) {
             lines.push(Line::from(vec![
                 Span::styled(pad(&keymap::label(binding), keys + 2), theme[Role::Key]),
-                Span::styled(binding.help, theme[Role::Text]),
+                Span::styled((binding.help)(lang), theme[Role::Text]),
             ]));
         }
     }
     lines.push(Line::default());
-    lines.push(Line::styled("marks below a chart", theme[Role::Accent]));
+    lines.push(Line::styled(lang.marks_below(), theme[Role::Accent]));
     let g = theme.glyphs;
     for (glyph, role, meaning) in [
-        (g.checkpoint, Role::Good, "checkpoint"),
-        (
-            g.non_finite,
-            Role::Error,
-            "step skipped: loss or gradient not finite",
-        ),
-        (g.pause, Role::Warning, "pause"),
-        (g.config_change, Role::Accent, "config change"),
-        (g.resume, Role::Accent, "resumed from a checkpoint"),
+        (g.checkpoint, Role::Good, lang.mark_checkpoint()),
+        (g.non_finite, Role::Error, lang.mark_non_finite()),
+        (g.pause, Role::Warning, lang.mark_pause()),
+        (g.config_change, Role::Accent, lang.mark_config_change()),
+        (g.resume, Role::Accent, lang.mark_resume()),
     ] {
         lines.push(Line::from(vec![
             Span::styled(pad(glyph, keys + 2), theme[role]),
@@ -114,28 +113,29 @@ fn help_rows(rows: u16) -> usize {
 
 /// Lines of the help that do not fit on the screen.
 pub fn help_overflow(app: &App) -> usize {
-    help_lines(&app.theme)
+    help_lines(app.lang, &app.theme)
         .len()
         .saturating_sub(help_rows(app.size.1))
 }
 
-fn help(theme: &Theme, scroll: usize, area: Rect, buf: &mut Buffer) {
-    let lines = help_lines(theme);
+fn help(app: &App, theme: &Theme, scroll: usize, area: Rect, buf: &mut Buffer) {
+    let lines = help_lines(app.lang, theme);
     let rows = help_rows(area.height).min(lines.len());
     let columns = lines.iter().map(Line::width).max().unwrap_or(0) as u16;
     let more = lines.len().saturating_sub(scroll + rows);
     let title = match (scroll, more) {
-        (0, 0) => "help".to_owned(),
-        _ => format!("help, j k to scroll, {more} more below"),
+        (0, 0) => app.lang.help_title().to_owned(),
+        _ => app.lang.help_more(more),
     };
     let inner = popup(theme, &title, (columns, rows as u16), area, buf);
     draw_lines(&lines, scroll, inner, buf);
 }
 
-fn palette(theme: &Theme, query: &str, selected: usize, area: Rect, buf: &mut Buffer) {
-    let found = keymap::search(query);
+fn palette(app: &App, theme: &Theme, query: &str, selected: usize, area: Rect, buf: &mut Buffer) {
+    let lang = app.lang;
+    let found = keymap::search(query, lang);
     let rows = 14.min(area.height.saturating_sub(5)).max(3);
-    let inner = popup(theme, "actions", (60, rows + 1), area, buf);
+    let inner = popup(theme, lang.actions_title(), (60, rows + 1), area, buf);
     let columns = usize::from(inner.width);
     let g = theme.glyphs;
     let shown = text::truncate_start(query, columns.saturating_sub(4), g.ellipsis);
@@ -151,7 +151,7 @@ fn palette(theme: &Theme, query: &str, selected: usize, area: Rect, buf: &mut Bu
         ..inner
     };
     if found.is_empty() {
-        buf.set_string(list.x, list.y, "no such action", theme[Role::Muted]);
+        buf.set_string(list.x, list.y, lang.no_such_action(), theme[Role::Muted]);
         return;
     }
     let skip = (selected + 1).saturating_sub(usize::from(list.height));
@@ -162,17 +162,23 @@ fn palette(theme: &Theme, query: &str, selected: usize, area: Rect, buf: &mut Bu
         .take(usize::from(list.height))
         .enumerate()
     {
-        let line = palette_line(theme, binding, i == selected, columns);
+        let line = palette_line(lang, theme, binding, i == selected, columns);
         buf.set_line(list.x, list.y + row as u16, &line, list.width);
     }
 }
 
-fn palette_line(theme: &Theme, binding: &Binding, selected: bool, columns: usize) -> Line<'static> {
+fn palette_line(
+    lang: Lang,
+    theme: &Theme,
+    binding: &Binding,
+    selected: bool,
+    columns: usize,
+) -> Line<'static> {
     const NAMES: usize = 17;
     let ellipsis = theme.glyphs.ellipsis;
     let keys = keymap::label(binding);
     let helps = columns.saturating_sub(NAMES + width(&keys) + 1);
-    let help = pad(&truncate(binding.help, helps, ellipsis), helps + 1);
+    let help = pad(&truncate((binding.help)(lang), helps, ellipsis), helps + 1);
     let name = pad(binding.name, NAMES);
     if selected {
         return Line::styled(format!("{name}{help}{keys}"), theme[Role::Selection]);
@@ -188,31 +194,45 @@ fn stop(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buffer)
     let state = &app.state;
     let saved = state.checkpoints.iter().map(|c| c.step).max().unwrap_or(0);
     let lost = state.last.step.saturating_sub(saved);
+    let lang = app.lang;
     let question = format!(
-        "Stop {} at step {}? {}",
-        state.run,
-        text::count(state.last.step),
+        "{} {}",
+        lang.stop_question(&state.run, text::count(state.last.step)),
         match lost {
-            0 => "Every step is saved.".to_owned(),
-            1 => "1 step is not saved yet.".to_owned(),
-            n => format!("{} steps are not saved yet.", text::count(n)),
+            0 => lang.every_step_saved().to_owned(),
+            1 => lang.one_step_unsaved().to_owned(),
+            n => lang.steps_unsaved(text::count(n)),
         }
     );
+    let choices = [
+        (
+            lang.stop_save(),
+            lang.stop_save_what(),
+            lang.stop_save_short(),
+        ),
+        (
+            lang.stop_discard(),
+            lang.stop_discard_what(),
+            lang.stop_discard_short(),
+        ),
+        (
+            lang.stop_cancel(),
+            lang.stop_cancel_what(),
+            lang.stop_cancel_what(),
+        ),
+    ];
     let columns = 68.min(area.width.saturating_sub(6));
     let question = wrap(&question, usize::from(columns));
     let rows = question.len() + 1 + STOP_CHOICES.len();
-    let inner = popup(theme, "stop", (columns, rows as u16), area, buf);
+    let inner = popup(theme, lang.stop_title(), (columns, rows as u16), area, buf);
     let mut lines: Vec<Line> = question
         .into_iter()
         .map(|l| Line::styled(l, theme[Role::Text]))
         .collect();
     lines.push(Line::default());
-    for (i, (key, word, what)) in STOP_CHOICES.iter().enumerate() {
+    for (i, (key, (word, what, short))) in STOP_CHOICES.iter().zip(choices).enumerate() {
         let room = usize::from(inner.width).saturating_sub(13);
-        let what = match what.split_once(';') {
-            Some((short, _)) if width(what) > room => short,
-            _ => what,
-        };
+        let what = if width(what) > room { short } else { what };
         let text = format!("{} {what}", pad(word, 8));
         lines.push(if i == selected {
             Line::styled(
@@ -220,11 +240,7 @@ fn stop(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buffer)
                 theme[Role::Selection],
             )
         } else {
-            let role = if *word == "discard" {
-                Role::Error
-            } else {
-                Role::Text
-            };
+            let role = if *key == 'd' { Role::Error } else { Role::Text };
             Line::from(vec![
                 Span::styled(format!(" {key}  "), theme[Role::Key]),
                 Span::styled(pad(word, 9), theme[role]),
@@ -236,22 +252,25 @@ fn stop(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buffer)
 }
 
 fn start_runner(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    let state = &app.state;
+    let (state, lang) = (&app.state, app.lang);
     let from = match state.checkpoints.iter().max_by_key(|c| c.step) {
-        Some(c) => format!("It goes on from {}.", text::file_name(&c.path)),
-        None => "It has no checkpoint and begins anew.".to_owned(),
+        Some(c) => lang.goes_on_from(text::file_name(&c.path)),
+        None => lang.begins_anew().to_owned(),
     };
     let what = if state.phase.is_end() {
-        format!("{} has {}.", state.run, state.phase.as_str())
+        lang.run_has_ended(&state.run, lang.phase(state.phase))
     } else {
-        format!("No runner of {} is alive.", state.run)
+        lang.no_runner_of(&state.run)
     };
     let columns = 56.min(area.width.saturating_sub(6));
-    let body = wrap(
-        &format!("{what} Start its runner again? {from}"),
-        usize::from(columns),
+    let body = wrap(&lang.start_question(what, from), usize::from(columns));
+    let inner = popup(
+        theme,
+        lang.start_title(),
+        (columns, body.len() as u16 + 2),
+        area,
+        buf,
     );
-    let inner = popup(theme, "start", (columns, body.len() as u16 + 2), area, buf);
     let mut lines: Vec<Line> = body
         .into_iter()
         .map(|l| Line::styled(l, theme[Role::Text]))
@@ -259,9 +278,9 @@ fn start_runner(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     lines.push(Line::default());
     lines.push(Line::from(vec![
         Span::styled("y", theme[Role::Key]),
-        Span::styled(" start   ", theme[Role::Text]),
+        Span::styled(format!(" {}   ", lang.start_it()), theme[Role::Text]),
         Span::styled("n", theme[Role::Key]),
-        Span::styled(" leave it", theme[Role::Text]),
+        Span::styled(format!(" {}", lang.leave_it()), theme[Role::Text]),
     ]));
     draw_lines(&lines, 0, inner, buf);
 }
@@ -294,10 +313,10 @@ fn toasts(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if let Some(Overlay::Filter { pane, .. }) = &app.overlay {
         let line = Line::from(vec![
-            Span::styled(format!("{} /", pane.title()), theme[Role::Key]),
+            Span::styled(format!("{} /", pane.title(app.lang)), theme[Role::Key]),
             Span::styled(app.view.filter(*pane).to_owned(), theme[Role::Text]),
             Span::styled(theme.glyphs.cursor, theme[Role::Accent]),
-            Span::styled("   Enter keeps it, Esc takes it back", theme[Role::Muted]),
+            Span::styled(format!("   {}", app.lang.filter_hint()), theme[Role::Muted]),
         ]);
         buf.set_line(area.x + 1, area.y, &line, area.width.saturating_sub(2));
         return;
@@ -305,12 +324,13 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     // The ways out and to the help always have their place.
     let (fixed, hints): (Vec<_>, Vec<_>) = TABLE
         .iter()
-        .filter(|b| !b.hint.is_empty())
+        .filter(|b| !(b.hint)(app.lang).is_empty())
         .partition(|b| matches!(b.act, Act::Help | Act::Detach));
     let mut end = area.right().saturating_sub(1);
     for binding in fixed.into_iter().rev() {
-        end = end.saturating_sub(hint_width(binding, binding.hint));
-        hint(theme, binding, binding.hint, end, area.y, buf);
+        let word = (binding.hint)(app.lang);
+        end = end.saturating_sub(hint_width(binding, word));
+        hint(theme, binding, word, end, area.y, buf);
         end = end.saturating_sub(2);
     }
     let mut x = area.x + 1;
@@ -333,10 +353,10 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 /// The hint of the moment.
 fn word(app: &App, binding: &Binding) -> &'static str {
     match (binding.act, app.state.phase) {
-        (Act::Pause, PhaseName::Paused | PhaseName::Pausing) => "resume",
-        (Act::Pause, phase) if phase.is_end() || app.runner_gone() => "start again",
-        (Act::Maximise, _) if app.view.maximised => "restore",
-        _ => binding.hint,
+        (Act::Pause, PhaseName::Paused | PhaseName::Pausing) => app.lang.hint_resume(),
+        (Act::Pause, phase) if phase.is_end() || app.runner_gone() => app.lang.hint_start_again(),
+        (Act::Maximise, _) if app.view.maximised => app.lang.hint_restore(),
+        _ => (binding.hint)(app.lang),
     }
 }
 

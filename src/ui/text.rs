@@ -1,4 +1,4 @@
-//! Text for the screen: numbers and durations for people, and strings measured in columns.
+//! Text for the screen: numbers for people, and strings measured in columns.
 
 use ratatui::style::Style;
 use ratatui::text::Span;
@@ -228,47 +228,6 @@ pub fn scientific(value: f64) -> String {
     format!("{value:.2e}")
 }
 
-/// Two units at most: `12 s`, `3 min 20 s`, `2 h 05 min`, `3 d 4 h`.
-pub fn duration(seconds: f64) -> String {
-    if !seconds.is_finite() {
-        return "?".into();
-    }
-    let s = seconds.max(0.0).round() as u64;
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => format!("{} min {:02} s", s / 60, s % 60),
-        3600..86_400 => format!("{} h {:02} min", s / 3600, s / 60 % 60),
-        _ => format!("{} d {} h", s / 86_400, s / 3600 % 24),
-    }
-}
-
-/// Time left, no finer than it is known: `40 s`, `3 min 20 s`, `12 min`, `2 h 05 min`.
-pub fn eta(seconds: f64) -> String {
-    match seconds {
-        s if !s.is_finite() => "?".into(),
-        s if s < 20.0 => duration(s),
-        s if s < 60.0 => duration((s / 5.0).round() * 5.0),
-        s if s < 600.0 => duration((s / 10.0).round() * 10.0),
-        s if s < 3570.0 => format!("{} min", (s / 60.0).round()),
-        s => duration((s / 60.0).round() * 60.0),
-    }
-}
-
-/// One unit, and below a minute in steps of five seconds, so that a clock on the screen costs few
-/// bytes: `5 s`, `3 min`, `2 h`.
-pub fn age(seconds: f64) -> String {
-    if !seconds.is_finite() {
-        return "?".into();
-    }
-    let s = seconds.max(0.0) as u64;
-    match s {
-        0..60 => format!("{} s", s / 5 * 5),
-        60..3600 => format!("{} min", s / 60),
-        3600..86_400 => format!("{} h", s / 3600),
-        _ => format!("{} d", s / 86_400),
-    }
-}
-
 /// Time since the start, as a clock: `0:07`, `12:34`, `3:12:34`.
 pub fn clock(seconds: f64) -> String {
     let s = if seconds.is_finite() {
@@ -335,11 +294,6 @@ mod tests {
         assert_eq!(number(0.1234567), "0.1235");
         assert_eq!(number(f64::NAN), "NaN");
         assert_eq!(scientific(2e-4), "2.00e-4");
-        assert_eq!(duration(200.0), "3 min 20 s");
-        assert_eq!(duration(f64::INFINITY), "?");
-        assert_eq!(eta(203.0), "3 min 20 s");
-        assert_eq!(eta(1234.0), "21 min");
-        assert_eq!(age(44.0), "40 s");
         assert_eq!(clock(3754.0), "1:02:34");
     }
 }

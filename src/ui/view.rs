@@ -12,7 +12,7 @@ use super::{overlays, panes, text};
 /// Draws everything into a blank buffer.
 pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     match app.arrangement() {
-        None => too_small(theme, area, buf),
+        None => too_small(app, theme, area, buf),
         Some(arrangement) => {
             panes::header::draw(app, theme, arrangement.header, buf);
             for slot in &arrangement.slots {
@@ -34,11 +34,9 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn too_small(theme: &Theme, area: Rect, buf: &mut Buffer) {
-    let sentence = format!(
-        "The deck needs {} x {} characters and has {} x {}: please enlarge the window. q leaves; the run goes on.",
-        SMALLEST.0, SMALLEST.1, area.width, area.height
-    );
+fn too_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let (columns, rows) = SMALLEST;
+    let sentence = app.lang.too_small(columns, rows, area.width, area.height);
     for (row, line) in text::wrap(&sentence, usize::from(area.width))
         .into_iter()
         .take(usize::from(area.height))

@@ -4,6 +4,7 @@ use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
 use loradeck::protocol::*;
 use loradeck::run::link::Update;
 use loradeck::ui::app::{Action, App, Msg};
+use loradeck::ui::lang::Lang;
 use loradeck::ui::theme::{Capabilities, Catalogue, ColorDepth};
 use loradeck::ui::view;
 use ratatui::buffer::Buffer;
@@ -31,7 +32,14 @@ pub struct Deck {
 impl Deck {
     pub fn new(size: (u16, u16), capabilities: Capabilities) -> Deck {
         Deck {
-            app: App::new(size, START, Catalogue::built_in(capabilities), "ada", false),
+            app: App::new(
+                size,
+                START,
+                Catalogue::built_in(capabilities),
+                "ada",
+                false,
+                Lang::English,
+            ),
             story: Story::new(1000),
             actions: Vec::new(),
         }

@@ -1,6 +1,6 @@
 //! Which gradients a pass gives, and that nothing else does.
 
-use super::super::lora::match_targets;
+use super::super::lora::{LoraSpec, match_targets};
 use super::*;
 use crate::ops::to_vec;
 use crate::random::{Purpose, Stream};
@@ -13,7 +13,11 @@ fn decoder() -> Decoder {
 /// An adapter whose B is not zero, so that every number matters.
 fn adapter(decoder: &Decoder, layers: Option<(usize, usize)>) -> LoraSet {
     let modules = match_targets(decoder.config(), true, &[], layers).unwrap();
-    let set = LoraSet::new(&modules, 4, 8.0, false, 0.0, vec![], 1, &Device::Cpu).unwrap();
+    let spec = LoraSpec {
+        alpha: 8.0,
+        ..LoraSpec::lora(4)
+    };
+    let set = LoraSet::new(&modules, spec, 1, &Device::Cpu).unwrap();
     for (i, pair) in set.pairs.iter().enumerate() {
         let mut stream = Stream::new(2, Purpose::Init, 0, i as u32);
         let b: Vec<f32> = (0..pair.b.elem_count())
@@ -43,13 +47,12 @@ fn every_adapter_gets_a_gradient_that_is_not_zero_once_b_is_not() {
     let pass = decoder
         .loss_and_gradients(&batch(), &set, None, false)
         .unwrap();
-    for (pair, (a, b)) in set.pairs.iter().zip(&pass.gradients) {
-        for (gradient, var) in [(a, &pair.a), (b, &pair.b)] {
-            assert_eq!(gradient.dims(), var.dims());
-            let numbers = to_vec(gradient).unwrap();
-            let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
-            assert!(zeros * 10 < numbers.len(), "{}: {zeros} zeros", pair.module);
-        }
+    for (parameter, gradient) in set.parameters().iter().zip(&pass.gradients) {
+        assert_eq!(gradient.dims(), parameter.var.dims());
+        let numbers = to_vec(gradient).unwrap();
+        let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
+        let module = parameter.module;
+        assert!(zeros * 10 < numbers.len(), "{module}: {zeros} zeros");
     }
 }
 
@@ -110,10 +113,13 @@ fn an_adapter_on_some_layers_gets_the_gradients_it_gets_beside_the_others() {
     for recompute in [false, true] {
         let got = pass(&some, recompute);
         assert_eq!(got.loss_sum, expected.loss_sum);
-        for (pair, (a, b)) in some.pairs.iter().zip(&got.gradients) {
-            let (all_a, all_b) = &expected.gradients[all.index[&pair.module]];
-            assert_eq!(to_vec(a).unwrap(), to_vec(all_a).unwrap());
-            assert_eq!(to_vec(b).unwrap(), to_vec(all_b).unwrap());
+        for (parameter, gradient) in some.parameters().iter().zip(&got.gradients) {
+            let same = |p: &Parameter<'_>| (p.module, p.part) == (parameter.module, parameter.part);
+            let among_all = all.parameters().iter().position(same).unwrap();
+            assert_eq!(
+                to_vec(gradient).unwrap(),
+                to_vec(&expected.gradients[among_all]).unwrap()
+            );
         }
     }
 }
@@ -153,7 +159,7 @@ fn nothing_to_train_on_is_a_loss_of_zero_with_zero_gradients() {
         .loss_and_gradients(&nothing, &set, None, true)
         .unwrap();
     assert_eq!((pass.loss_sum, pass.trained_tokens), (0.0, 0));
-    assert_eq!(pass.gradients.len(), set.pairs.len());
+    assert_eq!(pass.gradients.len(), set.parameters().len());
 }
 
 #[test]

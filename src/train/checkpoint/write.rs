@@ -10,8 +10,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::files::set_aside;
 use super::{FileSum, LATEST, OPTIMIZER_FILE, STATE_FILE, State, name};
 use crate::adapter;
-use crate::model::LoraSet;
-use crate::train::optimizer::{AdamW, PairValues};
+use crate::model::{LoraSet, Parameter};
+use crate::train::optimizer::{AdamW, Values};
 
 /// A checkpoint on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ fn fill(
     base_model: &str,
 ) -> Result<u64> {
     ensure!(
-        PairValues::of(set)?.all_finite()
+        Values::of(set)?.all_finite()
             && optimizer.exp_avg.all_finite()
             && optimizer.exp_avg_sq.all_finite(),
         "the adapter holds numbers that are not finite"
@@ -160,9 +160,9 @@ fn sync_folder(folder: &Path) -> Result<()> {
         .with_context(|| format!("writing the folder {} to disk", folder.display()))
 }
 
-/// Names of a pair's moments: `exp_avg.model.layers.0.self_attn.q_proj.lora_A`.
-fn moment_name(moment: &str, module: &str, side: &str) -> String {
-    format!("{moment}.{module}.{side}")
+/// Names of a parameter's moments: `exp_avg.model.layers.0.self_attn.q_proj.lora_A`.
+fn moment_name(moment: &str, parameter: &Parameter<'_>) -> String {
+    format!("{moment}.{}.{}", parameter.module, parameter.part.name())
 }
 
 fn write_moments(set: &LoraSet, optimizer: &AdamW, path: &Path) -> Result<()> {
@@ -171,12 +171,10 @@ fn write_moments(set: &LoraSet, optimizer: &AdamW, path: &Path) -> Result<()> {
         ("exp_avg", &optimizer.exp_avg),
         ("exp_avg_sq", &optimizer.exp_avg_sq),
     ] {
-        for (pair, (a, b)) in set.pairs.iter().zip(&values.0) {
-            for (side, var, numbers) in [("lora_A", &pair.a, a), ("lora_B", &pair.b, b)] {
-                let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-                let name = moment_name(moment, &pair.module, side);
-                blobs.push((name, var.dims().to_vec(), bytes));
-            }
+        for (parameter, numbers) in set.parameters().iter().zip(&values.0) {
+            let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let name = moment_name(moment, parameter);
+            blobs.push((name, parameter.var.dims().to_vec(), bytes));
         }
     }
     let views = blobs
@@ -192,7 +190,7 @@ fn write_moments(set: &LoraSet, optimizer: &AdamW, path: &Path) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// Reads the moments of a checkpoint for the pairs of `set`.
+/// Reads the moments of a checkpoint for the parameters of `set`.
 ///
 /// # Errors
 /// The file is missing, damaged, or of another adapter.
@@ -201,33 +199,29 @@ pub fn read_moments(checkpoint: &Path, set: &LoraSet, updates: u64) -> Result<Ad
     let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let tensors = SafeTensors::deserialize(&bytes)
         .with_context(|| format!("{} is damaged", path.display()))?;
-    let read = |moment: &str| -> Result<PairValues> {
-        let one = |module: &str, side: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let name = moment_name(moment, module, side);
-            let view = tensors
-                .tensor(&name)
-                .with_context(|| format!("{} has no {name}", path.display()))?;
-            ensure!(
-                view.dtype() == Dtype::F32 && view.shape() == shape,
-                "{name} in {} is of another adapter: shape {:?}, expected {shape:?}",
-                path.display(),
-                view.shape()
-            );
-            Ok(view
-                .data()
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|&b| f32::from_le_bytes(b))
-                .collect())
-        };
-        let pairs = set.pairs.iter().map(|p| {
-            Ok((
-                one(&p.module, "lora_A", p.a.dims())?,
-                one(&p.module, "lora_B", p.b.dims())?,
-            ))
-        });
-        Ok(PairValues(pairs.collect::<Result<_>>()?))
+    let one = |moment: &str, parameter: &Parameter<'_>| -> Result<Vec<f32>> {
+        let (name, shape) = (moment_name(moment, parameter), parameter.var.dims());
+        let view = tensors
+            .tensor(&name)
+            .with_context(|| format!("{} has no {name}", path.display()))?;
+        ensure!(
+            view.dtype() == Dtype::F32 && view.shape() == shape,
+            "{name} in {} is of another adapter: shape {:?}, expected {shape:?}",
+            path.display(),
+            view.shape()
+        );
+        Ok(view
+            .data()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|&b| f32::from_le_bytes(b))
+            .collect())
+    };
+    let read = |moment: &str| -> Result<Values> {
+        let parameters = set.parameters();
+        let values: Result<_> = parameters.iter().map(|p| one(moment, p)).collect();
+        Ok(Values(values?))
     };
     Ok(AdamW {
         updates,

@@ -81,7 +81,7 @@ impl App {
             Act::Theme => {
                 self.themes.next();
                 self.theme = self.themes.theme();
-                self.toast(true, format!("theme: {}", self.theme.name));
+                self.toast(true, self.lang.theme_is(&self.theme.name));
                 return vec![Action::Redraw];
             }
             Act::Mouse => {
@@ -89,9 +89,9 @@ impl App {
                 self.toast(
                     true,
                     if self.mouse {
-                        "mouse on: the wheel scrolls, a click focuses".into()
+                        self.lang.mouse_on().into()
                     } else {
-                        "mouse off: the terminal selects text".into()
+                        self.lang.mouse_off().into()
                     },
                 );
                 return vec![Action::Mouse(self.mouse)];
@@ -104,17 +104,20 @@ impl App {
 
     /// Why a command cannot be sent now.
     fn refusal(&self) -> Option<String> {
+        let lang = self.lang;
         if let Some(why) = &self.readonly {
-            return Some(format!("this deck is read-only: {why}"));
+            return Some(lang.readonly_because(why));
         }
         match &self.connection {
             Connection::Live => None,
-            Connection::Opening => Some("not connected yet".into()),
-            Connection::Lost { .. } => Some("the runner does not answer; reconnecting".into()),
+            Connection::Opening => Some(lang.not_connected().into()),
+            Connection::Lost { .. } => Some(lang.runner_silent().into()),
+            Connection::LineLost { .. } => Some(lang.line_is_down().into()),
+            Connection::Replay { .. } => None,
             Connection::NoRunner { .. } if self.state.phase == PhaseName::Done => {
-                Some("the run has finished; its runner is gone".into())
+                Some(lang.run_finished().into())
             }
-            Connection::NoRunner { .. } => Some("no runner is alive; p starts it again".into()),
+            Connection::NoRunner { .. } => Some(lang.no_runner_alive().into()),
         }
     }
 
@@ -130,11 +133,7 @@ impl App {
         let phase = self.state.phase;
         if self.readonly.is_none() && (phase.is_end() || self.runner_gone()) {
             if phase == PhaseName::Done {
-                self.toast(
-                    false,
-                    "the run has finished: raise epochs or max_steps in its config and train again"
-                        .into(),
-                );
+                self.toast(false, self.lang.run_finished_more().into());
             } else {
                 self.overlay = Some(Overlay::StartRunner);
             }
@@ -315,7 +314,7 @@ impl App {
             MouseEventKind::ScrollUp => self.scroll_by(slot.active, -WHEEL),
             MouseEventKind::ScrollDown => self.scroll_by(slot.active, WHEEL),
             MouseEventKind::Down(MouseButton::Left) => {
-                let tab = slot.tabs().into_iter().find(|(_, x, label)| {
+                let tab = slot.tabs(self.lang).into_iter().find(|(_, x, label)| {
                     event.row == slot.area.y
                         && (*x..*x + text::width(label) as u16).contains(&event.column)
                 });

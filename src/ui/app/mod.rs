@@ -12,9 +12,10 @@ pub use overlay::{Overlay, STOP_CHOICES};
 pub use records::Records;
 pub use view::View;
 
+use super::lang::Lang;
 use super::layout::{Arrangement, Pane, arrange};
 use super::theme::{Catalogue, Theme};
-use crate::protocol::{Command, Event, EventKind, PhaseName, Query, Reply, RunState};
+use crate::protocol::{Command, Event, EventKind, Level, PhaseName, Query, Reply, RunState};
 use crate::run::link::Update;
 
 /// How long a toast stays, in seconds.
@@ -42,8 +43,6 @@ pub enum Msg {
         id: u64,
         query: Query,
     },
-    /// A runner was started again, or could not be.
-    RunnerStarted(Result<(), String>),
     /// Time has passed.
     Tick,
     /// The deck goes on after it was stopped.
@@ -78,6 +77,14 @@ pub enum Connection {
     Lost {
         since: f64,
         reason: String,
+    },
+    /// The line to the run's machine is down, and is being set up again.
+    LineLost {
+        reason: String,
+    },
+    /// The run is played once more from its log.
+    Replay {
+        speed: f64,
     },
     /// The run is read from its folder.
     NoRunner {
@@ -126,15 +133,23 @@ pub struct App {
     pub records: Records,
     pub mouse: bool,
     pub theme: Theme,
+    pub lang: Lang,
     themes: Catalogue,
 }
 
 impl App {
-    pub fn new(size: (u16, u16), now: f64, themes: Catalogue, sender: &str, readonly: bool) -> App {
+    pub fn new(
+        size: (u16, u16),
+        now: f64,
+        themes: Catalogue,
+        sender: &str,
+        readonly: bool,
+        lang: Lang,
+    ) -> App {
         let mut app = App {
             state: RunState::default(),
             connection: Connection::Opening,
-            readonly: readonly.then(|| "opened with --readonly".to_owned()),
+            readonly: readonly.then(|| lang.opened_readonly().to_owned()),
             sender: sender.to_owned(),
             dropped: 0,
             now,
@@ -148,6 +163,7 @@ impl App {
             records: Records::default(),
             mouse: false,
             theme: themes.theme(),
+            lang,
             themes,
         };
         for problem in app.themes.problems.clone() {
@@ -178,14 +194,6 @@ impl App {
                 self.records.asked(id, &query);
                 Vec::new()
             }
-            Msg::RunnerStarted(Ok(())) => {
-                self.toast(true, "a runner starts".into());
-                Vec::new()
-            }
-            Msg::RunnerStarted(Err(why)) => {
-                self.toast(false, format!("no runner could be started: {why}"));
-                Vec::new()
-            }
             Msg::Tick => {
                 self.tick();
                 Vec::new()
@@ -205,7 +213,7 @@ impl App {
             .partition::<Vec<_>, _>(|p| p.since + PATIENCE < now);
         self.pending = pending;
         for p in late {
-            self.toast(false, format!("{}: no answer from the runner", p.word));
+            self.toast(false, self.lang.no_answer(p.word));
         }
         if let Connection::Lost { since, reason } = &self.connection
             && since + RECONNECTING < now
@@ -243,19 +251,30 @@ impl App {
             }
             Update::Event(event) => self.event(&event),
             Update::Reply { id, reply } => {
-                if let Reply::Error { message, .. } = &reply
+                if let Reply::Error { message, level } = &reply
                     && let Some(at) = self.pending.iter().position(|p| p.id == id)
                 {
                     let word = self.pending.remove(at).word;
-                    self.toast(false, format!("{word}: {message}"));
+                    self.toast(*level == Level::Info, format!("{word}: {message}"));
                     return;
                 }
                 self.records.replied(id, reply);
             }
+            Update::RunnerStarted { result, .. } => match result {
+                Ok(()) => self.toast(true, self.lang.runner_starts().into()),
+                Err(why) => self.toast(false, self.lang.no_runner_started(why)),
+            },
             Update::Dropped(count) => self.dropped += count,
+            Update::LineLost { reason } => {
+                for p in std::mem::take(&mut self.pending) {
+                    self.toast(false, self.lang.line_was_lost(p.word));
+                }
+                self.connection = Connection::LineLost { reason };
+            }
+            Update::Replay { speed } => self.connection = Connection::Replay { speed },
             Update::Disconnected { reason } => {
                 for p in std::mem::take(&mut self.pending) {
-                    self.toast(false, format!("{}: the runner is gone", p.word));
+                    self.toast(false, self.lang.runner_is_gone(p.word));
                 }
                 let had = self.connection == Connection::Live;
                 self.connection = if had && !self.state.phase.is_end() {
@@ -297,28 +316,23 @@ impl App {
             EventKind::Data { .. } => self.records = Records::default(),
             EventKind::Hardware { .. } => self.readings += 1,
             EventKind::ConfigChanged { source, errors, .. } if !errors.is_empty() => {
-                self.toast(
-                    false,
-                    format!("{source}: {} (the old values stay)", errors[0]),
-                );
+                self.toast(false, self.lang.old_values_stay(source, &errors[0]));
             }
             EventKind::ConfigChanged {
                 source, changes, ..
             } => {
                 if let Some(change) = changes.first() {
-                    let more = match changes.len() {
-                        1 => String::new(),
-                        n => format!(" and {} more", n - 1),
-                    };
                     let when = match change.applies.as_str() {
-                        "live" => "now",
-                        "checkpoint" => "from the next checkpoint",
-                        _ => "needs a restart",
+                        "live" => self.lang.change_now(),
+                        "checkpoint" => self.lang.change_checkpoint(),
+                        _ => self.lang.change_restart(),
                     };
-                    self.toast(
-                        change.applies != "restart",
-                        format!("{source}: {} = {}{more}, {when}", change.key, change.new),
-                    );
+                    let (key, new) = (&change.key, &change.new);
+                    let sentence = match changes.len() {
+                        1 => self.lang.key_changed(source, key, new, when),
+                        n => self.lang.keys_changed(source, key, new, n - 1, when),
+                    };
+                    self.toast(change.applies != "restart", sentence);
                 }
             }
             EventKind::Phase {
@@ -388,9 +402,12 @@ impl App {
         arrange(self.size, &self.view.recent, self.view.maximised)
     }
 
-    /// Whether a runner is expected to answer.
+    /// Whether events are expected to come in.
     pub fn live(&self) -> bool {
-        self.connection == Connection::Live
+        matches!(
+            self.connection,
+            Connection::Live | Connection::Replay { .. }
+        )
     }
 
     /// Whether no runner is alive, whatever the run's last phase says.
@@ -401,7 +418,8 @@ impl App {
     /// Seconds since the last event: by this machine's clock while a runner talks, else since the
     /// time the event carries.
     pub fn age(&self) -> f64 {
-        if self.live() {
+        let by_our_clock = matches!(self.connection, Connection::LineLost { .. });
+        if self.live() || by_our_clock {
             self.now - self.heard
         } else {
             self.now - self.state.time

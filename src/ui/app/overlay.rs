@@ -29,20 +29,8 @@ pub enum Overlay {
     },
 }
 
-/// Key, word and consequence of each way to stop.
-pub const STOP_CHOICES: [(char, &str, &str); 3] = [
-    (
-        's',
-        "save",
-        "checkpoint, then end; the run can go on from there",
-    ),
-    (
-        'd',
-        "discard",
-        "lose unsaved steps; end at once, without a checkpoint",
-    ),
-    ('c', "cancel", "let it run"),
-];
+/// The keys of the ways to stop: save, discard, cancel.
+pub const STOP_CHOICES: [char; 3] = ['s', 'd', 'c'];
 
 impl App {
     /// A key for an open overlay, which has been taken off and is put back to stay open.
@@ -89,7 +77,7 @@ impl App {
     }
 
     fn palette_key(&mut self, mut query: String, selected: usize, key: KeyEvent) -> Vec<Action> {
-        let found = keymap::search(&query);
+        let found = keymap::search(&query, self.lang);
         let last = found.len().saturating_sub(1);
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         let selected = match key.code {
@@ -130,7 +118,7 @@ impl App {
                 });
                 return Vec::new();
             }
-            KeyCode::Char(c) => match STOP_CHOICES.iter().position(|(k, _, _)| *k == c) {
+            KeyCode::Char(c) => match STOP_CHOICES.iter().position(|k| *k == c) {
                 Some(chosen) => chosen,
                 None => {
                     self.overlay = Some(Overlay::Stop { selected });

@@ -4,7 +4,6 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::{Segment, empty};
-use crate::protocol::CheckpointReason;
 use crate::ui::app::App;
 use crate::ui::text::{self, pad, truncate};
 use crate::ui::theme::{Role, Theme};
@@ -12,7 +11,7 @@ use crate::ui::theme::{Role, Theme};
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let state = &app.state;
     if state.checkpoints.is_empty() && state.exports.is_empty() {
-        return empty(theme, "none yet; c saves one now");
+        return empty(theme, app.lang.no_saves());
     }
     let columns = usize::from(area.width);
     let ellipsis = theme.glyphs.ellipsis;
@@ -25,7 +24,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             ),
             Span::styled(format!("{:>8}  ", text::bytes(bytes)), theme[Role::Text]),
             Span::styled(
-                pad(&format!("{} ago", text::age(app.now - time)), 11),
+                pad(&app.lang.ago(app.lang.age(app.now - time)), 11),
                 theme[Role::Muted],
             ),
             Span::styled(
@@ -38,14 +37,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         .checkpoints
         .iter()
         .map(|c| {
-            let reason = match c.reason {
-                CheckpointReason::Scheduled => "scheduled",
-                CheckpointReason::Time => "5 minutes",
-                CheckpointReason::Asked => "asked for",
-                CheckpointReason::Signal => "signal",
-                CheckpointReason::Stop => "stop",
-                CheckpointReason::End => "end",
-            };
+            let reason = app.lang.checkpoint_reason(c.reason);
             let line = row(
                 text::file_name(&c.path),
                 Role::Good,
@@ -57,7 +49,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         })
         .chain(state.exports.iter().map(|e| {
             let name = text::file_name(&e.path);
-            let what = format!("export, step {}", text::count(e.step));
+            let what = app.lang.export_at(text::count(e.step));
             (e.time, row(name, Role::Accent, e.bytes, e.time, &what))
         }))
         .collect();
@@ -74,7 +66,7 @@ pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
         let behind = state.last.step.saturating_sub(last);
         if behind > 0 {
             segments.push(vec![Span::styled(
-                format!("{} steps not saved", text::count(behind)),
+                app.lang.steps_not_saved(text::count(behind)),
                 theme[Role::Muted],
             )]);
         }

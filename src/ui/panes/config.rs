@@ -12,7 +12,7 @@ use crate::ui::theme::{Role, Theme};
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let config = &app.state.config;
     if config.is_empty() {
-        return empty(theme, "no config yet");
+        return empty(theme, app.lang.no_config());
     }
     let columns = usize::from(area.width);
     let filter = app.view.filter(Pane::Config).to_lowercase();
@@ -25,7 +25,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         })
         .collect();
     if shown.is_empty() {
-        return empty(theme, "nothing matches the filter");
+        return empty(theme, app.lang.nothing_matches());
     }
     let widest = |f: fn(&crate::protocol::ConfigEntry) -> &str, most: usize| {
         shown
@@ -41,7 +41,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     } else {
         0
     };
-    // "live", "ckpt" or "restart".
+    // At most as wide as "restart".
     let applies = if columns >= 36 { 7 } else { 0 };
     let gaps = 2 * (1 + usize::from(sources > 0) + usize::from(applies > 0));
     let values = columns.saturating_sub(keys + sources + applies + gaps);
@@ -69,9 +69,9 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             }
             if applies > 0 {
                 let (word, role) = match e.applies.as_str() {
-                    "live" => ("live", Role::Good),
-                    "checkpoint" => ("ckpt", Role::Accent),
-                    _ => ("restart", Role::Faint),
+                    "live" => (app.lang.applies_live(), Role::Good),
+                    "checkpoint" => (app.lang.applies_checkpoint(), Role::Accent),
+                    _ => (app.lang.applies_restart(), Role::Faint),
                 };
                 spans.push(Span::styled(word, theme[role]));
             }

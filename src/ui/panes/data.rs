@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use super::{Segment, draw_lines, empty, labelled};
 use crate::protocol::DataStatistics;
 use crate::ui::app::App;
+use crate::ui::lang::Lang;
 use crate::ui::text::{self, wrap, wrap_pieces};
 use crate::ui::theme::{Role, Theme};
 
@@ -34,7 +35,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             ..area
         };
         let rows = usize::from(area.height);
-        draw_lines(&statistics(theme, data, left, rows), 0, left, buf);
+        draw_lines(&statistics(app.lang, theme, data, left, rows), 0, left, buf);
         for y in area.y..area.bottom() {
             let x = area.x + STATISTICS - 2;
             buf.set_string(x, y, theme.glyphs.vertical, theme[Role::Rule]);
@@ -52,7 +53,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 /// The lines that scroll, and where they lie.
 pub fn scrolled(app: &App, theme: &Theme, area: Rect) -> (Vec<Line<'static>>, Rect) {
     let Some(data) = &app.state.data else {
-        return (empty(theme, "not read yet"), area);
+        return (empty(theme, app.lang.not_read()), area);
     };
     if beside(area) {
         let right = Rect {
@@ -62,7 +63,7 @@ pub fn scrolled(app: &App, theme: &Theme, area: Rect) -> (Vec<Line<'static>>, Re
         };
         return (preview(app, theme, right), right);
     }
-    let mut lines = statistics(theme, data, area, usize::MAX);
+    let mut lines = statistics(app.lang, theme, data, area, usize::MAX);
     if shows_records(area) {
         lines.push(Line::default());
         lines.extend(preview(app, theme, area));
@@ -71,14 +72,24 @@ pub fn scrolled(app: &App, theme: &Theme, area: Rect) -> (Vec<Line<'static>>, Re
 }
 
 /// The statistics in at most `rows` lines: warnings first to stay, then the histogram.
-fn statistics(theme: &Theme, data: &DataStatistics, area: Rect, rows: usize) -> Vec<Line<'static>> {
+fn statistics(
+    lang: Lang,
+    theme: &Theme,
+    data: &DataStatistics,
+    area: Rect,
+    rows: usize,
+) -> Vec<Line<'static>> {
     let columns = usize::from(area.width);
     let style = theme[Role::Text];
-    let mut records = format!("{} train", text::count(data.train_records));
-    if data.eval_records > 0 {
-        records += &format!(", {} held out", text::count(data.eval_records));
-    }
-    let mut lines = vec![labelled(theme, "records", LABELS, records, style)];
+    let (train, eval) = (
+        text::count(data.train_records),
+        text::count(data.eval_records),
+    );
+    let records = match data.eval_records {
+        0 => lang.train_records(train),
+        _ => lang.train_and_held_out(train, eval),
+    };
+    let mut lines = vec![labelled(theme, lang.records(), LABELS, records, style)];
     let formats: Vec<String> = match data.formats.len() {
         1 => data.formats.keys().cloned().collect(),
         _ => data
@@ -87,41 +98,43 @@ fn statistics(theme: &Theme, data: &DataStatistics, area: Rect, rows: usize) -> 
             .map(|(name, n)| format!("{name} {}", text::count(*n)))
             .collect(),
     };
-    lines.push(labelled(theme, "format", LABELS, formats.join(", "), style));
+    lines.push(labelled(
+        theme,
+        lang.format(),
+        LABELS,
+        formats.join(", "),
+        style,
+    ));
     let share = data.trained_tokens as f64 / data.tokens.max(1) as f64 * 100.0;
     lines.push(labelled(
         theme,
-        "tokens",
+        lang.tokens(),
         LABELS,
-        format!(
-            "{}, {share:.0} % trained on",
-            text::short(data.tokens as f64)
-        ),
+        lang.tokens_trained(text::short(data.tokens as f64), share.round()),
         style,
     ));
     lines.push(labelled(
         theme,
-        "length",
+        lang.length(),
         LABELS,
-        format!(
-            "{} to {}, median {}",
-            data.min_length, data.max_length, data.median_length
-        ),
+        lang.lengths(data.min_length, data.max_length, data.median_length),
         style,
     ));
+    let told = |n: u64, sentence: fn(Lang, String) -> String| {
+        (n > 0).then(|| sentence(lang, text::count(n)))
+    };
     let odd: Vec<String> = [
-        (data.truncated, "cut"),
-        (data.duplicates, "duplicate"),
-        (data.skipped, "skipped"),
+        told(data.truncated, Lang::records_cut),
+        told(data.duplicates, Lang::records_duplicate),
+        told(data.skipped, Lang::records_skipped),
     ]
     .into_iter()
-    .filter(|(n, _)| *n > 0)
-    .map(|(n, word)| format!("{} {word}", text::count(n)))
+    .flatten()
     .collect();
     if !odd.is_empty() {
         lines.push(labelled(
             theme,
-            "odd",
+            lang.odd(),
             LABELS,
             odd.join(", "),
             theme[Role::Warning],
@@ -191,7 +204,11 @@ fn preview(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let Some(record) = app.records.get(index) else {
         let why = match &app.records.error {
             Some(error) => error.clone(),
-            None => format!("fetching record {}{}", index + 1, theme.glyphs.ellipsis),
+            None => format!(
+                "{}{}",
+                app.lang.fetching_record(index + 1),
+                theme.glyphs.ellipsis
+            ),
         };
         return wrap(&why, columns)
             .into_iter()
@@ -200,15 +217,15 @@ fn preview(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     };
     let g = theme.glyphs;
     let mut head = format!(
-        "{} {} {} {}/{} tokens trained on",
+        "{} {} {} {}",
         text::truncate_start(&record.origin, columns / 2, g.ellipsis),
         g.separator,
         record.split,
-        record.trained_tokens,
-        record.tokens
+        app.lang
+            .tokens_trained_on(record.trained_tokens, record.tokens)
     );
     if record.truncated {
-        head += ", cut";
+        head += &format!(", {}", app.lang.record_cut());
     }
     let mut lines = vec![Line::styled(
         text::truncate(&head, columns, g.ellipsis),
@@ -242,12 +259,11 @@ pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
     };
     let g = theme.glyphs;
     vec![vec![Span::styled(
-        format!(
-            "record {} {}/{} {}",
+        app.lang.record_place(
             g.left,
             text::count(app.view.record as u64 + 1),
             text::count(total as u64),
-            g.right
+            g.right,
         ),
         theme[Role::Muted],
     )]]

@@ -18,23 +18,27 @@ const LABELS: usize = 8;
 
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let columns = usize::from(area.width);
-    let device = &app.state.device;
     match &app.state.gpu {
-        None => vec![Line::styled("no reading yet", theme[Role::Muted])],
+        None => vec![Line::styled(app.lang.no_reading(), theme[Role::Muted])],
         Some(GpuStatus::NoNvml { reason }) => {
-            face(theme, columns, "no GPU", Role::Muted, reason, device)
+            face(app, theme, columns, app.lang.no_gpu(), Role::Muted, reason)
         }
         Some(GpuStatus::NoDevice) => face(
+            app,
             theme,
             columns,
-            "no GPU",
+            app.lang.no_gpu(),
             Role::Muted,
-            "the NVIDIA driver is there and lists no device",
-            device,
+            app.lang.no_device_listed(),
         ),
-        Some(GpuStatus::Lost { reason }) => {
-            face(theme, columns, "GPU lost", Role::Error, reason, device)
-        }
+        Some(GpuStatus::Lost { reason }) => face(
+            app,
+            theme,
+            columns,
+            app.lang.gpu_lost(),
+            Role::Error,
+            reason,
+        ),
         Some(GpuStatus::Present { gpus }) if gpus.len() == 1 => {
             one(app, theme, area, &gpus[0], true)
         }
@@ -55,12 +59,12 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
 }
 
 fn face(
+    app: &App,
     theme: &Theme,
     columns: usize,
     head: &str,
     role: Role,
     reason: &str,
-    device: &str,
 ) -> Vec<Line<'static>> {
     let mut lines = vec![Line::styled(
         head.to_owned(),
@@ -71,9 +75,16 @@ fn face(
             .into_iter()
             .map(|l| Line::styled(l, theme[Role::Muted])),
     );
+    let device = &app.state.device;
     if !device.is_empty() {
         lines.push(Line::default());
-        lines.push(labelled(theme, "trains on", 10, device, theme[Role::Text]));
+        lines.push(labelled(
+            theme,
+            app.lang.trains_on(),
+            10,
+            device,
+            theme[Role::Text],
+        ));
     }
     lines
 }
@@ -145,7 +156,7 @@ fn one(
     );
     let room = columns.saturating_sub(LABELS + text::width(&used));
     let mut spans = vec![Span::styled(
-        text::pad("memory", LABELS),
+        text::pad(app.lang.memory(), LABELS),
         theme[Role::Muted],
     )];
     spans.extend(bar(theme, &memory_parts(gpu), room));
@@ -156,22 +167,25 @@ fn one(
     let mut spans = vec![Span::raw(" ".repeat(LABELS))];
     if let Some(run) = gpu.memory_run {
         spans.push(Span::styled(
-            format!("run {}", text::bytes(run)),
+            format!("{} {}", app.lang.run_share(), text::bytes(run)),
             theme[Role::BarRun],
         ));
-        spans.push(Span::styled("  others ", theme[Role::Muted]));
-        spans.push(Span::styled(text::bytes(others), theme[Role::BarOther]));
-    } else {
         spans.push(Span::styled(
-            "the driver does not tell whose it is",
+            format!("  {} ", app.lang.others()),
             theme[Role::Muted],
         ));
+        spans.push(Span::styled(text::bytes(others), theme[Role::BarOther]));
+    } else {
+        spans.push(Span::styled(app.lang.owner_unknown(), theme[Role::Muted]));
     }
     lines.push(Line::from(spans));
 
     if let Some(utilization) = gpu.utilization {
         let value = format!(" {utilization:>3} %");
-        let mut spans = vec![Span::styled(text::pad("busy", LABELS), theme[Role::Muted])];
+        let mut spans = vec![Span::styled(
+            text::pad(app.lang.busy(), LABELS),
+            theme[Role::Muted],
+        )];
         spans.extend(fine_bar(
             theme,
             f64::from(utilization) / 100.0,
@@ -192,22 +206,28 @@ fn one(
     if !spans.is_empty() {
         spans.insert(
             0,
-            Span::styled(text::pad("heat", LABELS), theme[Role::Muted]),
+            Span::styled(text::pad(app.lang.heat(), LABELS), theme[Role::Muted]),
         );
         lines.push(Line::from(spans));
     }
     let clocks = match (gpu.clock, gpu.memory_clock) {
-        (Some(core), Some(memory)) => format!("{core} MHz, memory {memory} MHz"),
+        (Some(core), Some(memory)) => app.lang.clock_memory(core, memory),
         (Some(core), None) => format!("{core} MHz"),
         _ => String::new(),
     };
     if !clocks.is_empty() {
-        lines.push(labelled(theme, "clock", LABELS, clocks, text_style));
+        lines.push(labelled(
+            theme,
+            app.lang.clock(),
+            LABELS,
+            clocks,
+            text_style,
+        ));
     }
     if !gpu.throttling.is_empty() {
         lines.push(labelled(
             theme,
-            "held by",
+            app.lang.held_by(),
             LABELS,
             gpu.throttling.join(", "),
             theme[Role::Warning],
@@ -222,7 +242,7 @@ fn one(
             .collect();
         lines.push(history_line(
             theme,
-            "history",
+            app.lang.history(),
             LABELS,
             &values,
             app.readings,

@@ -108,7 +108,7 @@ fn join(segments: Vec<Segment>, area: Rect, buf: &mut Buffer) {
 
 fn name(app: &App, theme: &Theme) -> Segment {
     let name = if app.state.run.is_empty() {
-        "run"
+        app.lang.no_name()
     } else {
         &app.state.run
     };
@@ -133,10 +133,10 @@ fn facts(app: &App, theme: &Theme) -> Vec<Segment> {
             base.dtype,
             text::short(base.parameters as f64)
         )),
-        muted(format!(
-            "rank {}, {} trained ({share:.2} %)",
+        muted(app.lang.rank_trained(
             adapter.rank,
-            text::short(adapter.parameters as f64)
+            text::short(adapter.parameters as f64),
+            format!("{share:.2}"),
         )),
         muted(app.state.device.clone()),
     ]
@@ -147,32 +147,34 @@ fn phase(app: &App, theme: &Theme, long: bool) -> Segment {
     let state = &app.state;
     if state.seq == 0 && app.connection == Connection::Opening {
         return vec![Span::styled(
-            format!("{} opening", theme.glyphs.phase_waiting),
+            format!("{} {}", theme.glyphs.phase_waiting, app.lang.opening()),
             theme[Role::Muted],
         )];
     }
     if app.runner_gone() && !state.phase.is_end() {
         return vec![
             Span::styled(
-                format!("{} runner gone", theme.glyphs.phase_failed),
+                format!("{} {}", theme.glyphs.phase_failed, app.lang.runner_gone()),
                 theme[Role::Error],
             ),
             Span::styled(
-                format!(" while {}", state.phase.as_str()),
+                format!(" {}", app.lang.while_phase(app.lang.phase(state.phase))),
                 theme[Role::Muted],
             ),
         ];
     }
     let (role, glyph) = theme.phase(state.phase);
     let mut spans = vec![Span::styled(
-        format!("{glyph} {}", state.phase.as_str()),
+        format!("{glyph} {}", app.lang.phase(state.phase)),
         theme[role].patch(theme[Role::Title].fg(theme[role].fg.unwrap_or_default())),
     )];
     let mut detail = String::new();
     if long {
         detail = match state.phase {
-            PhaseName::Pausing => "until the step has ended".into(),
-            PhaseName::Paused => format!("for {}", text::age(app.now - state.phase_since)),
+            PhaseName::Pausing => app.lang.until_step_ended().into(),
+            PhaseName::Paused => app
+                .lang
+                .for_so_long(app.lang.age(app.now - state.phase_since)),
             _ => state.phase_detail.clone(),
         };
     }
@@ -192,43 +194,55 @@ fn phase(app: &App, theme: &Theme, long: bool) -> Segment {
 }
 
 fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
-    let g = theme.glyphs;
+    let (g, lang) = (theme.glyphs, app.lang);
     let mut spans = Vec::new();
     if app.dropped > 0 && !short {
         spans.push(Span::styled(
             format!(
-                "{} updates dropped {} ",
-                text::count(app.dropped),
+                "{} {} ",
+                lang.updates_dropped(text::count(app.dropped)),
                 g.separator
             ),
             theme[Role::Warning],
         ));
     }
     let age = app.age();
-    let stepping = app.live() && app.state.phase == PhaseName::Training;
+    let stepping = app.connection == Connection::Live && app.state.phase == PhaseName::Training;
     if stepping && age > OLD && !short {
         spans.push(Span::styled(
-            format!("data {} old {} ", text::age(age), g.separator),
+            format!("{} {} ", lang.data_old(lang.age(age)), g.separator),
             theme[Role::Warning],
         ));
     }
     let (word, role) = match (&app.connection, &app.readonly) {
-        (Connection::Opening, _) => ("connecting".to_owned(), Role::Muted),
-        (Connection::Live, None) => ("live".to_owned(), Role::Good),
-        (Connection::Live, Some(_)) => ("live, read-only".to_owned(), Role::Accent),
+        (Connection::Opening, _) => (lang.connecting().to_owned(), Role::Muted),
+        (Connection::Live, None) => (lang.live().to_owned(), Role::Good),
+        (Connection::Live, Some(_)) => (lang.live_readonly().to_owned(), Role::Accent),
         (Connection::Lost { since, .. }, _) => (
             if short {
-                "reconnecting".to_owned()
+                lang.reconnecting().to_owned()
             } else {
-                format!("reconnecting, data {} old", text::age(app.now - since))
+                lang.reconnecting_age(lang.age(app.now - since))
             },
             Role::Warning,
         ),
+        (Connection::LineLost { .. }, _) => (
+            if short {
+                lang.reconnecting().to_owned()
+            } else {
+                lang.reconnecting_age(lang.age(age))
+            },
+            Role::Warning,
+        ),
+        (Connection::Replay { speed }, _) => (
+            lang.replay_at(format!("{}{speed}", theme.glyphs.times)),
+            Role::Accent,
+        ),
         (Connection::NoRunner { .. }, _) if app.state.phase.is_end() && !short => (
-            format!("ended {} ago", text::age(app.now - app.state.phase_since)),
+            lang.ended_ago(lang.age(app.now - app.state.phase_since)),
             Role::Muted,
         ),
-        (Connection::NoRunner { .. }, _) => ("no runner".to_owned(), Role::Muted),
+        (Connection::NoRunner { .. }, _) => (lang.no_runner().to_owned(), Role::Muted),
     };
     spans.push(Span::styled(format!("{} {word}", g.circle), theme[role]));
     spans
@@ -249,13 +263,10 @@ fn share(app: &App) -> Option<f64> {
 }
 
 fn steps(app: &App) -> String {
+    let step = text::count(app.state.last.step);
     match app.state.total_steps {
-        0 => format!("step {}", text::count(app.state.last.step)),
-        total => format!(
-            "step {} / {}",
-            text::count(app.state.last.step),
-            text::count(total)
-        ),
+        0 => app.lang.step_at(step),
+        total => app.lang.step_of(step, text::count(total)),
     }
 }
 
@@ -274,17 +285,18 @@ fn progress(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         right = format!(" {:>3} %", (share * 100.0).floor());
     }
     if state.last.step > 0 {
-        right += &format!("   epoch {:.2}", state.last.epoch);
+        right += &format!(
+            "   {}",
+            app.lang.epoch_at(format!("{:.2}", state.last.epoch))
+        );
     }
     match eta(app) {
         Some(seconds) => {
-            right += &format!("   {} left", text::eta(seconds));
+            right += &format!("   {}", app.lang.time_left(app.lang.eta(seconds)));
         }
         _ if state.phase.is_end() && state.last.step > 0 => {
-            right += &format!(
-                "   took {}",
-                text::duration(state.phase_since - state.first_started)
-            );
+            let took = app.lang.duration(state.phase_since - state.first_started);
+            right += &format!("   {}", app.lang.took(took));
         }
         _ => {}
     }
@@ -318,7 +330,7 @@ fn draw_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     )]);
     segments.push(loss(app, theme));
     if let Some(eta) = eta(app) {
-        segments.push(vec![Span::styled(text::eta(eta), theme[Role::Muted])]);
+        segments.push(vec![Span::styled(app.lang.eta(eta), theme[Role::Muted])]);
     }
     join(segments, area, buf);
 }
@@ -326,7 +338,10 @@ fn draw_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 fn loss(app: &App, theme: &Theme) -> Segment {
     let last = app.state.last.loss.0;
     if app.state.last.step == 0 {
-        return vec![Span::styled("loss -", theme[Role::Muted])];
+        return vec![Span::styled(
+            format!("{} -", app.lang.loss()),
+            theme[Role::Muted],
+        )];
     }
     let role = if last.is_finite() {
         Role::ChartEma
@@ -334,7 +349,7 @@ fn loss(app: &App, theme: &Theme) -> Segment {
         Role::Error
     };
     let mut spans = vec![
-        Span::styled("loss ", theme[Role::Muted]),
+        Span::styled(format!("{} ", app.lang.loss()), theme[Role::Muted]),
         Span::styled(text::number(last), theme[role]),
     ];
     if let Some(change) = trend(&app.state.loss) {
@@ -352,7 +367,7 @@ fn loss(app: &App, theme: &Theme) -> Segment {
 }
 
 fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    let state = &app.state;
+    let (state, lang) = (&app.state, app.lang);
     let pair = |label: &str, value: String| {
         vec![
             Span::styled(format!("{label} "), theme[Role::Muted]),
@@ -367,11 +382,11 @@ fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             Role::Error
         };
         let mut spans = vec![
-            Span::styled("eval ", theme[Role::Muted]),
+            Span::styled(format!("{} ", lang.eval()), theme[Role::Muted]),
             Span::styled(text::number(eval), theme[role]),
         ];
         if let Some(base) = state.base_eval_loss.map(|b| b.0).filter(|b| *b > 0.0) {
-            let mut text = format!(" base {}", text::number(base));
+            let mut text = format!(" {}", lang.base_loss(text::number(base)));
             if eval.is_finite() && base.is_finite() {
                 text += &format!(" ({:+.0} %)", (eval / base - 1.0) * 100.0);
             }
@@ -382,39 +397,48 @@ fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if let Some(speed) = state.throughput.tokens_per_second() {
         segments.push(vec![
             Span::styled(text::short(speed.round()), theme[Role::Text]),
-            Span::styled(" tok/s", theme[Role::Muted]),
+            Span::styled(format!(" {}", lang.tokens_per_second()), theme[Role::Muted]),
         ]);
     }
     if state.last.step > 0 {
-        segments.push(pair("lr", text::scientific(state.last.learning_rate)));
-        segments.push(pair("norm", text::number(state.last.grad_norm.0)));
+        segments.push(pair(
+            lang.rate_short(),
+            text::scientific(state.last.learning_rate),
+        ));
+        segments.push(pair(
+            lang.norm_short(),
+            text::number(state.last.grad_norm.0),
+        ));
     }
     if let Some(seconds) = state.throughput.seconds_per_step() {
         let (value, unit) = if seconds < 1.0 {
-            (format!("{:.0}", seconds * 1000.0), " ms/step")
+            (format!("{:.0}", seconds * 1000.0), lang.ms_per_step())
         } else {
-            (format!("{seconds:.1}"), " s/step")
+            (format!("{seconds:.1}"), lang.s_per_step())
         };
         segments.push(vec![
             Span::styled(value, theme[Role::Text]),
-            Span::styled(unit, theme[Role::Muted]),
+            Span::styled(format!(" {unit}"), theme[Role::Muted]),
         ]);
     }
     if state.last.peak_memory_bytes > 0 {
-        segments.push(pair("peak", text::bytes(state.last.peak_memory_bytes)));
+        segments.push(pair(lang.peak(), text::bytes(state.last.peak_memory_bytes)));
     }
     if !state.marks.non_finite.is_empty() {
         segments.push(vec![Span::styled(
             format!(
-                "{} {} skipped",
+                "{} {}",
                 theme.glyphs.non_finite,
-                state.marks.non_finite.len()
+                lang.steps_skipped(state.marks.non_finite.len())
             ),
             theme[Role::Error],
         )]);
     }
     if state.last.total_tokens > 0 {
-        segments.push(pair("seen", text::short(state.last.total_tokens as f64)));
+        segments.push(pair(
+            lang.seen(),
+            text::short(state.last.total_tokens as f64),
+        ));
     }
     join(segments, area, buf);
 }

@@ -16,9 +16,10 @@ const DISK_FULL: u64 = 1 << 30;
 
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let Some(host) = &app.state.host else {
-        return empty(theme, "no reading yet");
+        return empty(theme, app.lang.no_reading());
     };
     let columns = usize::from(area.width);
+    let lang = app.lang;
     let row = |label: &str, parts: &[(f64, Role)], value: String, role: Role| {
         let value = format!(" {value}");
         let room = columns.saturating_sub(LABELS + text::width(&value));
@@ -30,8 +31,8 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let under = |run: String, others: String| {
         Line::from(vec![
             Span::raw(" ".repeat(LABELS)),
-            Span::styled(format!("run {run}"), theme[Role::BarRun]),
-            Span::styled("  others ", theme[Role::Muted]),
+            Span::styled(format!("{} {run}", lang.run_share()), theme[Role::BarRun]),
+            Span::styled(format!("  {} ", lang.others()), theme[Role::Muted]),
             Span::styled(others, theme[Role::BarOther]),
         ])
     };
@@ -52,13 +53,13 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     };
     let mut lines = vec![
         row(
-            "CPU",
+            lang.cpu(),
             &[(run, Role::BarRun), (all - run, Role::BarOther)],
-            format!("{:>3.0} % of {}", host.cpu, host.cores),
+            lang.percent_of_cores(format!("{:>3.0}", host.cpu), host.cores),
             Role::Text,
         ),
         row(
-            "RAM",
+            lang.ram(),
             &[
                 (run_memory as f64 / memory, Role::BarRun),
                 (
@@ -78,12 +79,12 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             text::bytes(host.memory_used - run_memory),
         ),
         row(
-            "disk",
+            lang.disk(),
             &[(
                 disk_used as f64 / host.disk_total.max(1) as f64,
                 Role::Muted,
             )],
-            format!("{} left", text::bytes(host.disk_free)),
+            lang.bytes_left(text::bytes(host.disk_free)),
             disk_role,
         ),
     ];
@@ -92,7 +93,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         lines.insert(
             1,
             under(
-                format!("{:.1} cores", f64::from(host.run_cpu) / 100.0),
+                lang.cores(format!("{:.1}", f64::from(host.run_cpu) / 100.0)),
                 format!("{:.1}", (all - run) * cores),
             ),
         );
@@ -106,7 +107,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             .collect();
         lines.push(history_line(
             theme,
-            "history",
+            lang.history(),
             LABELS,
             &values,
             app.readings,

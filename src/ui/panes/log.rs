@@ -12,7 +12,7 @@ use crate::ui::theme::{Role, Theme};
 
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     if app.state.log.is_empty() {
-        return empty(theme, "nothing yet");
+        return empty(theme, app.lang.no_log());
     }
     let columns = usize::from(area.width);
     let filter = app.view.filter(Pane::Log).to_lowercase();
@@ -30,9 +30,9 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     for entry in &app.state.log {
         let body = entry.text.replace(&folder, "").replace(&own, "");
         let word = match entry.level {
-            Level::Info => "",
-            Level::Warning => "warning ",
-            Level::Error => "error ",
+            Level::Info => String::new(),
+            Level::Warning => format!("{} ", app.lang.warning()),
+            Level::Error => format!("{} ", app.lang.error()),
         };
         if !filter.is_empty() && !format!("{word}{body}").to_lowercase().contains(&filter) {
             continue;
@@ -55,7 +55,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         }
     }
     if lines.is_empty() {
-        return empty(theme, "nothing matches the filter");
+        return empty(theme, app.lang.nothing_matches());
     }
     lines
 }
@@ -65,7 +65,7 @@ pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
     let hidden = app.view.scroll(Pane::Log);
     if hidden > 0 {
         segments.push(vec![Span::styled(
-            format!("{} {hidden} newer", theme.glyphs.down),
+            app.lang.newer_lines(theme.glyphs.down, hidden),
             theme[Role::Accent],
         )]);
     }

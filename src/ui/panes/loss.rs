@@ -16,8 +16,8 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let points = points(&state.loss, window);
     if points.is_empty() && state.evals.is_empty() {
         let text = match state.last.step {
-            0 => "no step yet",
-            _ => "no finite loss yet",
+            0 => app.lang.no_step(),
+            _ => app.lang.no_finite_loss(),
         };
         buf.set_stringn(
             area.x,
@@ -41,7 +41,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         level: base.map(|value| LevelLine {
             value,
             keep: app.view.zoom == 0,
-            label: format!("bare base {}", text::number(value)),
+            label: app.lang.bare_base_loss(text::number(value)),
             role: Role::ChartBase,
         }),
         marks: marks(app, theme),
@@ -94,10 +94,10 @@ pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
 fn legend(app: &App, theme: &Theme) -> Vec<Segment> {
     let g = theme.glyphs;
     let mut segments: Vec<Segment> = [
-        (g.rule, Role::ChartRaw, "raw"),
-        (g.rule_focus, Role::ChartEma, "average"),
-        (g.eval, Role::ChartEval, "held-out"),
-        (g.checkpoint, Role::Good, "checkpoint"),
+        (g.rule, Role::ChartRaw, app.lang.raw()),
+        (g.rule_focus, Role::ChartEma, app.lang.average()),
+        (g.eval, Role::ChartEval, app.lang.held_out()),
+        (g.checkpoint, Role::Good, app.lang.checkpoint()),
     ]
     .into_iter()
     .map(|(glyph, role, word)| {
@@ -108,7 +108,10 @@ fn legend(app: &App, theme: &Theme) -> Vec<Segment> {
     })
     .collect();
     if app.view.log_loss {
-        segments.insert(0, vec![Span::styled("log", theme[Role::Accent])]);
+        segments.insert(
+            0,
+            vec![Span::styled(app.lang.logarithmic(), theme[Role::Accent])],
+        );
     }
     if app.view.zoom > 0 {
         let zoom = format!("{}{}", g.times, 1u64 << app.view.zoom.min(40));
@@ -118,6 +121,7 @@ fn legend(app: &App, theme: &Theme) -> Vec<Segment> {
 }
 
 fn readout(app: &App, theme: &Theme, step: u64) -> Vec<Segment> {
+    let lang = app.lang;
     let window = window(app);
     let nearest = |series| {
         points(series, window)
@@ -140,18 +144,22 @@ fn readout(app: &App, theme: &Theme, step: u64) -> Vec<Segment> {
         .rfind(|(s, _)| *s <= step)
         .map(|(_, v)| v.0);
     let mut segments = vec![vec![Span::styled(
-        format!("step {}", text::count(step)),
+        app.lang.step_at(text::count(step)),
         theme[Role::Crosshair],
     )]];
     for (label, value, role) in [
-        ("loss", nearest(&app.state.loss), Role::Text),
-        ("average", average, Role::ChartEma),
-        ("held-out", eval, Role::ChartEval),
-        ("lr", nearest(&app.state.learning_rate), Role::ChartRate),
-        ("norm", nearest(&app.state.grad_norm), Role::Text),
+        (lang.loss(), nearest(&app.state.loss), Role::Text),
+        (lang.average(), average, Role::ChartEma),
+        (lang.held_out(), eval, Role::ChartEval),
+        (
+            lang.rate_short(),
+            nearest(&app.state.learning_rate),
+            Role::ChartRate,
+        ),
+        (lang.norm_short(), nearest(&app.state.grad_norm), Role::Text),
     ] {
         let Some(value) = value else { continue };
-        let value = if label == "lr" {
+        let value = if role == Role::ChartRate {
             text::scientific(value)
         } else {
             text::number(value)
@@ -162,7 +170,7 @@ fn readout(app: &App, theme: &Theme, step: u64) -> Vec<Segment> {
         ]);
     }
     if app.state.marks.non_finite.contains(&step) {
-        segments.insert(1, vec![Span::styled("skipped", theme[Role::Error])]);
+        segments.insert(1, vec![Span::styled(lang.skipped(), theme[Role::Error])]);
     }
     segments
 }

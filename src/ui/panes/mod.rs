@@ -97,7 +97,7 @@ fn title(app: &App, theme: &Theme, slot: &Slot, buf: &mut Buffer) {
     let columns = usize::from(area.width.saturating_sub(1));
     buf.set_string(area.x, area.y, rule.repeat(columns), theme[role]);
     let mut end = area.x;
-    for (pane, x, label) in slot.tabs() {
+    for (pane, x, label) in slot.tabs(app.lang) {
         let style = match (pane == slot.active, focused) {
             (true, true) => theme[Role::Focus],
             (true, false) => theme[Role::Title],

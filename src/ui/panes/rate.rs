@@ -15,7 +15,7 @@ use crate::ui::theme::{Role, Theme};
 pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let state = &app.state;
     if state.last.step == 0 {
-        buf.set_string(area.x, area.y, "no step yet", theme[Role::Muted]);
+        buf.set_string(area.x, area.y, app.lang.no_step(), theme[Role::Muted]);
         return;
     }
     // Below one another where the pane is narrow and high.
@@ -50,7 +50,10 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     one(
         app,
         theme,
-        ("learning rate", text::scientific(state.last.learning_rate)),
+        (
+            app.lang.learning_rate(),
+            text::scientific(state.last.learning_rate),
+        ),
         &state.learning_rate,
         (Role::ChartRate, None),
         false,
@@ -63,9 +66,9 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         theme,
         (
             if log {
-                "gradient norm, log"
+                app.lang.gradient_norm_log()
             } else {
-                "gradient norm"
+                app.lang.gradient_norm()
             },
             text::number(state.last.grad_norm.0),
         ),

@@ -5,6 +5,7 @@ use ratatui::text::{Line, Span};
 
 use super::{Segment, empty};
 use crate::ui::app::App;
+use crate::ui::lang::Lang;
 use crate::ui::text::{self, pad, wrap};
 use crate::ui::theme::{Role, Theme};
 
@@ -21,7 +22,7 @@ fn step(app: &App) -> Option<u64> {
 
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let Some(step) = step(app) else {
-        return empty(theme, "none yet; s samples now");
+        return empty(theme, app.lang.no_samples());
     };
     let columns = usize::from(area.width);
     let mut lines = Vec::new();
@@ -42,27 +43,45 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
         }
         match &sample.base_text {
             Some(base) if columns >= SIDE_BY_SIDE => {
-                lines.extend(side_by_side(theme, base, &sample.text, columns));
+                lines.extend(side_by_side(app.lang, theme, base, &sample.text, columns));
             }
             Some(base) => {
-                lines.extend(block(theme, "base", base, Role::Muted, columns));
-                lines.extend(block(theme, "adapter", &sample.text, Role::Text, columns));
+                lines.extend(block(theme, app.lang.base(), base, Role::Muted, columns));
+                lines.extend(block(
+                    theme,
+                    app.lang.adapter(),
+                    &sample.text,
+                    Role::Text,
+                    columns,
+                ));
             }
-            None => lines.extend(block(theme, "adapter", &sample.text, Role::Text, columns)),
+            None => lines.extend(block(
+                theme,
+                app.lang.adapter(),
+                &sample.text,
+                Role::Text,
+                columns,
+            )),
         }
     }
     lines
 }
 
-fn side_by_side(theme: &Theme, base: &str, adapter: &str, columns: usize) -> Vec<Line<'static>> {
+fn side_by_side(
+    lang: Lang,
+    theme: &Theme,
+    base: &str,
+    adapter: &str,
+    columns: usize,
+) -> Vec<Line<'static>> {
     let left = (columns - 3) / 2;
     let right = columns - 3 - left;
     let head = |word: &str| Span::styled(pad(word, left), theme[Role::Muted]);
     let rule = || Span::styled(format!(" {} ", theme.glyphs.vertical), theme[Role::Rule]);
     let mut lines = vec![Line::from(vec![
-        head("bare base"),
+        head(lang.bare_base()),
         rule(),
-        head("with adapter"),
+        head(lang.with_adapter()),
     ])];
     let base = wrap(base.trim_end(), left);
     let adapter = wrap(adapter.trim_end(), right);
@@ -107,7 +126,7 @@ pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
     let g = theme.glyphs;
     vec![
         vec![Span::styled(
-            format!("step {}", text::count(step)),
+            app.lang.step_at(text::count(step)),
             theme[Role::Text],
         )],
         vec![Span::styled(
