@@ -9,8 +9,8 @@ use super::cache::LayerCache;
 use super::config::DecoderConfig;
 use super::source::Source;
 use crate::ops::{
-    FrozenWeight, Heads, LoraTerm, RopeTable, Span, add_bias, attention, lora_linear, rms_norm,
-    rope, swiglu,
+    FrozenWeight, Heads, LoraTerm, Residual, RopeTable, Span, Tape, add_bias, attention,
+    lora_linear, rms_norm, rope, select_columns, swiglu,
 };
 
 /// A block's frozen weights, and what sets its layer apart.
@@ -41,6 +41,15 @@ pub(super) struct Pass {
     pub spans: Arc<Vec<Span>>,
     pub heads: Heads,
     pub eps: f64,
+}
+
+/// Why a block's input is passed through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    Output,
+    /// For the backward alone, the output being known from before: what only the output needs is
+    /// left out.
+    Replay,
 }
 
 impl Block {
@@ -85,70 +94,72 @@ impl Block {
     /// is one.
     pub fn forward(
         &self,
+        tape: &Tape,
         x: &Tensor,
-        terms: &[Vec<LoraTerm>],
+        terms: &BlockTerms,
         pass: &Pass,
         cache: Option<&mut LayerCache>,
+        goal: Goal,
     ) -> Result<Tensor> {
         let mut linears = self.linears.iter().zip(terms);
-        let mut linear = |x: &Tensor| -> Result<Tensor> {
+        let mut linear = |x: &Tensor, residual: Residual<'_>| -> Result<Tensor> {
             let (linear, terms) = linears.next().context("a block has too few linears")?;
-            let y = lora_linear(x, &linear.weight, terms)?;
-            Ok(match &linear.bias {
-                Some(bias) => add_bias(&y, bias)?,
-                None => y,
+            let y = lora_linear(tape, x, &linear.weight, terms, residual)?;
+            Ok(match (&linear.bias, residual) {
+                // No numbers to add to, and none that the backward needs.
+                (None, _) | (_, Residual::Replay(_)) => y,
+                (Some(bias), _) => add_bias(tape, &y, bias)?,
             })
         };
-        let normed = rms_norm(x, &self.input_norm, pass.eps)?;
+        let normed = rms_norm(tape, x, &self.input_norm, pass.eps)?;
+        let first = linear(&normed, Residual::None)?;
         let (q, k, v) = if self.fused {
-            let Heads {
-                queries,
-                keys,
-                size,
-            } = pass.heads;
-            let qkv = linear(&normed)?;
-            let part = |start: usize, heads: usize| qkv.narrow(1, start * size, heads * size);
+            let q = pass.heads.queries * pass.heads.size;
+            let k = pass.heads.keys * pass.heads.size;
             (
-                part(0, queries)?,
-                part(queries, keys)?,
-                part(queries + keys, keys)?.contiguous()?,
+                select_columns(tape, &first, 0..q)?,
+                select_columns(tape, &first, q..q + k)?,
+                select_columns(tape, &first, q + k..q + 2 * k)?,
             )
         } else {
-            (linear(&normed)?, linear(&normed)?, linear(&normed)?)
+            let k = linear(&normed, Residual::None)?;
+            (first, k, linear(&normed, Residual::None)?)
         };
         let (q, k) = match &self.qk_norm {
             Some((q_norm, k_norm)) => (
-                norm_heads(&q, q_norm, pass.eps)?,
-                norm_heads(&k, k_norm, pass.eps)?,
+                rms_norm(tape, &q, q_norm, pass.eps)?,
+                rms_norm(tape, &k, k_norm, pass.eps)?,
             ),
             None => (q, k),
         };
         let (q, k) = match self.rotated {
-            true => (rope(&q, &pass.table)?, rope(&k, &pass.table)?),
-            false => (q, k.contiguous()?),
+            true => (rope(tape, &q, &pass.table)?, rope(tape, &k, &pass.table)?),
+            false => (q, k),
         };
         let (k, v) = match cache {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
-        let attended = attention(&q, &k, &v, &pass.spans, pass.heads, self.window)?;
-        let x = (x + linear(&attended)?)?;
-        let normed = rms_norm(&x, &self.post_attention_norm, pass.eps)?;
+        let attended = attention(tape, &q, &k, &v, &pass.spans, pass.heads, self.window)?;
+        let x = linear(&attended, Residual::Add(x))?;
+        let normed = rms_norm(tape, &x, &self.post_attention_norm, pass.eps)?;
+        let first = linear(&normed, Residual::None)?;
         let (gate, up) = if self.fused {
-            let both = linear(&normed)?;
-            let half = both.dim(1)? / 2;
-            (both.narrow(1, 0, half)?, both.narrow(1, half, half)?)
+            let features = first.dim(1)?;
+            (
+                select_columns(tape, &first, 0..features / 2)?,
+                select_columns(tape, &first, features / 2..features)?,
+            )
         } else {
-            (linear(&normed)?, linear(&normed)?)
+            (first, linear(&normed, Residual::None)?)
         };
-        Ok((&x + linear(&swiglu(&gate, &up)?)?)?)
+        let gated = swiglu(tape, &gate, &up)?;
+        let residual = match goal {
+            Goal::Output => Residual::Add(&x),
+            Goal::Replay => Residual::Replay(&x),
+        };
+        linear(&gated, residual)
     }
-}
-
-/// RMSNorm over each head of `[tokens, heads * size]`.
-fn norm_heads(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let by_head = x.contiguous()?.reshape(((), weight.elem_count()))?;
-    Ok(rms_norm(&by_head, weight, eps)?.reshape(x.shape())?)
 }
 
 /// Terms of a pass without adapters.
