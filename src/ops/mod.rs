@@ -15,6 +15,7 @@ mod dora;
 mod dropout;
 mod embedding;
 mod head;
+pub mod heap;
 mod linear;
 mod lora;
 mod matrix;
