@@ -54,12 +54,25 @@ pub struct TrainArgs {
     /// checkpoint's folder
     #[arg(long, value_name = "auto|never|CKPT", default_value = "auto")]
     pub resume: String,
+    #[command(flatten)]
+    pub deck: DeckArgs,
+}
+
+/// How the deck looks and behaves, whoever opens it.
+#[derive(Clone, Debug, Args)]
+pub struct DeckArgs {
     /// The deck's theme: a name or a YAML file
     #[arg(long, value_name = "THEME")]
     pub theme: Option<String>,
     /// The deck's language (default: the locale's, else English)
     #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
     pub lang: Option<String>,
+    /// Your own keys: a YAML file (default: loradeck/keymap.yaml in the config folder)
+    #[arg(long, value_name = "FILE")]
+    pub keymap: Option<PathBuf>,
+    /// Ring the terminal's bell at alerts and at the end
+    #[arg(long)]
+    pub bell: bool,
 }
 
 #[derive(Debug, Args)]
@@ -69,12 +82,8 @@ pub struct AttachArgs {
     /// Watch only
     #[arg(long)]
     pub readonly: bool,
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
-    /// The deck's language (default: the locale's, else English)
-    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
-    pub lang: Option<String>,
+    #[command(flatten)]
+    pub deck: DeckArgs,
 }
 
 #[derive(Debug, Args)]

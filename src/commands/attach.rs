@@ -20,8 +20,10 @@ pub fn run(args: AttachArgs) -> Result<u8> {
     ui::deck(DeckOptions {
         run_dir: folder.root().to_owned(),
         readonly: args.readonly,
-        theme: args.theme,
-        lang: args.lang,
+        theme: args.deck.theme,
+        lang: args.deck.lang,
+        keymap: args.deck.keymap,
+        bell: args.deck.bell,
     })?;
     if let Some(pid) = live_runner(&folder) {
         let path = folder.root().display();

@@ -74,8 +74,10 @@ pub fn run(args: TrainArgs) -> Result<u8> {
     let leave = ui::deck(DeckOptions {
         run_dir: folder.root().to_owned(),
         readonly: false,
-        theme: args.theme,
-        lang: args.lang,
+        theme: args.deck.theme,
+        lang: args.deck.lang,
+        keymap: args.deck.keymap,
+        bell: args.deck.bell,
     })?;
     after_deck(&folder, child, leave)
 }

@@ -7,7 +7,8 @@
 //! - `control`: the way to the trainer
 //! - `store`: answers to queries, from the folder
 //! - [`link`], `client`: the other end, for decks and for `status` and `send`
-//! - `watch`, `sampler`, `tensorboard`, `headless`, `provenance`, `signals`: tasks of a runner
+//! - `watch`, `sampler`, `tensorboard`, `notify`, `headless`, `provenance`, `signals`: tasks of a
+//!   runner
 //! - [`runner`], [`start`], [`resume`]: the process, starting it, and what it starts from
 //! - [`status`]: where a run stands
 //! - `logind`: whether logging out ends a run
@@ -21,6 +22,7 @@ mod hub;
 pub mod link;
 mod log;
 pub mod logind;
+mod notify;
 mod provenance;
 mod queue;
 pub mod resume;
