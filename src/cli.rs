@@ -16,21 +16,45 @@ pub struct Cli {
 pub enum CommandLine {
     /// Start a run (or resume it) and attach the deck
     Train(TrainArgs),
-    /// Open the deck on a run
+    /// Open the deck on a run, here or on another machine
     Attach(AttachArgs),
+    /// Play a run's events once more in the deck
+    Replay(ReplayArgs),
     /// Print where a run stands
     Status(StatusArgs),
     /// Send a command to a run
     Send(SendArgs),
     /// Check a config and its data before anything is trained
     Check(CheckArgs),
-    /// Write a run's or a checkpoint's adapter in another tool's format
+    /// Write an adapter in another tool's format
     Export(ExportArgs),
+    /// Print what an adapter is, and what is wrong with it
+    Inspect(InspectArgs),
     /// Generate text from a base with an adapter
     Generate(GenerateArgs),
     /// The runner process itself; started by `train`
     #[command(hide = true)]
     Runner(RunnerArgs),
+    /// A run over stdin and stdout; started by `attach ssh://...` on the other machine
+    #[command(hide = true)]
+    Bridge(BridgeArgs),
+}
+
+/// How the deck looks.
+#[derive(Clone, Debug, Default, Args)]
+pub struct LookArgs {
+    /// The deck's theme: a name or a YAML file
+    #[arg(long, value_name = "THEME")]
+    pub theme: Option<String>,
+    /// The deck's language (default: the locale's, else English)
+    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
+    pub lang: Option<String>,
+    /// Your own keys: a YAML file (default: loradeck/keymap.yaml in the config folder)
+    #[arg(long, value_name = "FILE")]
+    pub keymap: Option<PathBuf>,
+    /// Ring the terminal's bell at alerts and at the end
+    #[arg(long)]
+    pub bell: bool,
 }
 
 #[derive(Debug, Args)]
@@ -55,35 +79,22 @@ pub struct TrainArgs {
     #[arg(long, value_name = "auto|never|CKPT", default_value = "auto")]
     pub resume: String,
     #[command(flatten)]
-    pub deck: DeckArgs,
-}
-
-/// How the deck looks and behaves, whoever opens it.
-#[derive(Clone, Debug, Args)]
-pub struct DeckArgs {
-    /// The deck's theme: a name or a YAML file
-    #[arg(long, value_name = "THEME")]
-    pub theme: Option<String>,
-    /// The deck's language (default: the locale's, else English)
-    #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
-    pub lang: Option<String>,
-    /// Your own keys: a YAML file (default: loradeck/keymap.yaml in the config folder)
-    #[arg(long, value_name = "FILE")]
-    pub keymap: Option<PathBuf>,
-    /// Ring the terminal's bell at alerts and at the end
-    #[arg(long)]
-    pub bell: bool,
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct AttachArgs {
-    /// The run's folder (default: the newest run under ./output)
-    pub run: Option<PathBuf>,
+    /// The run's folder, or ssh://[user@]host[:port]/path/to/run (default: the newest run under
+    /// ./output)
+    pub run: Option<String>,
     /// Watch only
     #[arg(long)]
     pub readonly: bool,
+    /// loradeck on the other machine: its name or path there
+    #[arg(long, value_name = "PATH", default_value = "loradeck")]
+    pub remote_program: String,
     #[command(flatten)]
-    pub deck: DeckArgs,
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]
@@ -135,14 +146,30 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
+    /// A run's folder (its newest checkpoint is taken), a checkpoint's, or an adapter of any format
     pub source: PathBuf,
-    /// Formats, separated by commas
+    /// Formats, separated by commas: peft, gguf (language models), diffusers, kohya (image models)
     #[arg(long, value_name = "FORMAT", default_value = "peft")]
     pub format: String,
-    /// Where to write (default: exports/<format>-step-N in the run's folder)
-    #[arg(long, value_name = "DIR")]
+    /// Where to write: a folder, or a file for the formats of one file (default:
+    /// exports/<format>-step-N in the run's folder)
+    #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
+    /// Type of the numbers: bf16, f16 or f32 (default: as they are)
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// The base, where the adapter's file does not tell what the format needs: between peft and gguf
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// An adapter of any format, a checkpoint or a run
+    pub adapter: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -186,4 +213,24 @@ pub struct GenerateArgs {
 pub struct RunnerArgs {
     /// The request `train` wrote: a JSON file in the run's folder
     pub request: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct BridgeArgs {
+    /// The run's folder
+    pub run: PathBuf,
+    /// The last event that the other side knows
+    #[arg(long, value_name = "SEQ@FIRST_STARTED")]
+    pub since: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The run's folder (default: the newest run under ./output)
+    pub run: Option<PathBuf>,
+    /// Seconds of the run that pass in one second
+    #[arg(long, value_name = "TIMES", default_value_t = 60.0)]
+    pub speed: f64,
+    #[command(flatten)]
+    pub look: LookArgs,
 }

@@ -3,140 +3,15 @@
 mod program;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use program::{PROGRAM, Scratch, alive};
+use program::terminal::Terminal;
+use program::{Scratch, alive};
 
 const LONG: &str = "epochs: 500\nbatch_size: 4\nsequence_len: 64\nlearning_rate: 1e-3\n\
     save_steps: 100\neval_split: 4\neval_steps: 1000\n\
     sample_prompts: [\"What helps against a cough?\"]\n";
-
-struct Terminal {
-    child: Box<dyn Child + Send + Sync>,
-    master: Option<Box<dyn MasterPty + Send>>,
-    writer: Box<dyn Write + Send>,
-    screen: Arc<Mutex<vt100::Parser>>,
-    raw: Arc<Mutex<Vec<u8>>>,
-    /// Makes the reading thread let go of its copy of the master.
-    let_go: Arc<AtomicBool>,
-}
-
-impl Terminal {
-    fn open(scratch: &Scratch, columns: u16, rows: u16, arguments: &[&str]) -> Terminal {
-        let pair = native_pty_system()
-            .openpty(PtySize {
-                rows,
-                cols: columns,
-                pixel_width: 0,
-                pixel_height: 0,
-            })
-            .unwrap();
-        let mut command = CommandBuilder::new(PROGRAM);
-        command.args(arguments);
-        command.cwd(scratch.folder.path());
-        command.env("XDG_RUNTIME_DIR", scratch.folder.path());
-        command.env("TERM", "xterm-256color");
-        command.env("LC_ALL", "C.UTF-8");
-        command.env_remove("NO_COLOR");
-        let child = pair.slave.spawn_command(command).unwrap();
-        drop(pair.slave);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(
-            cells(rows),
-            cells(columns),
-            0,
-        )));
-        let raw = Arc::new(Mutex::new(Vec::new()));
-        let mut reader = pair.master.try_clone_reader().unwrap();
-        let let_go = Arc::new(AtomicBool::new(false));
-        let (s, r, gone) = (screen.clone(), raw.clone(), let_go.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 16384];
-            while let Ok(n) = reader.read(&mut buffer) {
-                if n == 0 || gone.load(Ordering::Relaxed) {
-                    break;
-                }
-                s.lock().unwrap().process(&buffer[..n]);
-                r.lock().unwrap().extend_from_slice(&buffer[..n]);
-            }
-        });
-        Terminal {
-            child,
-            writer: pair.master.take_writer().unwrap(),
-            master: Some(pair.master),
-            screen,
-            raw,
-            let_go,
-        }
-    }
-
-    fn keys(&mut self, keys: &str) {
-        self.writer.write_all(keys.as_bytes()).unwrap();
-        self.writer.flush().unwrap();
-    }
-
-    fn contents(&self) -> String {
-        self.screen.lock().unwrap().screen().contents()
-    }
-
-    fn wait_for(&self, text: &str) {
-        self.wait_until(text, |s| s.to_lowercase().contains(text));
-    }
-
-    fn wait_until(&self, what: &str, holds: impl Fn(&str) -> bool) {
-        let start = Instant::now();
-        while !holds(&self.contents()) {
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "never saw {what:?}; the screen:\n{}",
-                self.contents()
-            );
-            std::thread::sleep(Duration::from_millis(30));
-        }
-    }
-
-    fn ends_within(&mut self, limit: Duration) -> u32 {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.exit_code();
-            }
-            assert!(
-                start.elapsed() < limit,
-                "still there; the screen:\n{}",
-                self.contents()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Alternate screen left, cursor shown again.
-    fn assert_restored(&self) {
-        std::thread::sleep(Duration::from_millis(100));
-        let parser = self.screen.lock().unwrap();
-        assert!(
-            !parser.screen().alternate_screen(),
-            "the alternate screen was left on"
-        );
-        assert!(!parser.screen().hide_cursor(), "the cursor was left hidden");
-        assert_eq!(
-            parser.screen().mouse_protocol_mode(),
-            vt100::MouseProtocolMode::None
-        );
-        assert!(
-            !parser.screen().bracketed_paste(),
-            "bracketed paste was left on"
-        );
-    }
-}
-
-fn cells(n: u16) -> NonZero<u16> {
-    NonZero::new(n).unwrap()
-}
 
 fn train(scratch: &Scratch) -> [&str; 2] {
     ["train", scratch.config.to_str().unwrap()]
@@ -274,21 +149,7 @@ fn the_deck_is_whole_at_every_size_and_follows_a_resize() {
     let mut deck = Terminal::open(&scratch, 200, 60, &["attach", run]);
     deck.wait_for("training");
     for (columns, rows) in [(40u16, 12u16), (80, 24), (10, 4), (120, 40)] {
-        deck.master
-            .as_ref()
-            .unwrap()
-            .resize(PtySize {
-                rows,
-                cols: columns,
-                pixel_width: 0,
-                pixel_height: 0,
-            })
-            .unwrap();
-        deck.screen
-            .lock()
-            .unwrap()
-            .screen_mut()
-            .set_size(cells(rows), cells(columns));
+        deck.resize(columns, rows);
         std::thread::sleep(Duration::from_millis(400));
         assert!(
             deck.child.try_wait().unwrap().is_none(),

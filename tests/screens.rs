@@ -308,7 +308,10 @@ fn without_a_runner_nothing_is_sent_and_p_starts_one() {
     insta::assert_snapshot!("runner_gone", deck.screen());
     deck.keys("py");
     assert_eq!(deck.sent(), [Action::StartRunner]);
-    deck.send(Msg::RunnerStarted(Err("no such program".into())));
+    deck.send(Msg::Update(Update::RunnerStarted {
+        id: 1,
+        result: Err("no such program".into()),
+    }));
     assert!(deck.screen().contains("no such program"));
 }
 

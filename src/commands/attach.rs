@@ -1,37 +1,56 @@
-//! `loradeck attach`: the deck on a run, live or ended.
+//! `loradeck attach`: the deck on a run, live or ended, here or on another machine.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 use anyhow::Result;
 
 use crate::cli::AttachArgs;
 use crate::error::input_error;
-use crate::run::folder::live_runner;
+use crate::run::folder::{RunFolder, live_runner};
+use crate::run::link::{Place, SCHEME, SshAddress};
 use crate::run::status::find_run;
-use crate::ui::{self, DeckOptions};
+use crate::ui::{self, DeckOptions, Leave};
 
 pub fn run(args: AttachArgs) -> Result<u8> {
-    let folder = find_run(args.run.as_deref())?;
+    let place = match args.run {
+        Some(run) if run.starts_with(SCHEME) => Place::Ssh {
+            address: SshAddress::parse(&run)?,
+            program: args.remote_program,
+        },
+        run => Place::Folder(find_run(run.as_deref().map(Path::new))?.root().to_owned()),
+    };
     if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         return Err(input_error(
             "the deck needs a terminal; `loradeck status` prints where the run stands",
         ));
     }
-    ui::deck(DeckOptions {
-        run_dir: folder.root().to_owned(),
+    let leave = ui::deck(DeckOptions {
+        place: place.clone(),
         readonly: args.readonly,
-        theme: args.deck.theme,
-        lang: args.deck.lang,
-        keymap: args.deck.keymap,
-        bell: args.deck.bell,
+        theme: args.look.theme,
+        lang: args.look.lang,
+        keymap: args.look.keymap,
+        bell: args.look.bell,
     })?;
-    if let Some(pid) = live_runner(&folder) {
-        let path = folder.root().display();
-        // The terminal may be gone, which is why the deck has ended.
-        let _ = writeln!(
-            std::io::stdout(),
-            "the run goes on (pid {pid}); `loradeck attach {path}` opens it again"
-        );
+    match place {
+        Place::Folder(path) => {
+            if let Some(pid) = live_runner(&RunFolder::new(&path)) {
+                let path = path.display();
+                say(&format!(
+                    "the run goes on (pid {pid}); `loradeck attach {path}` opens it again"
+                ));
+            }
+        }
+        Place::Ssh { address, .. } if leave == Leave::Detached => {
+            say(&format!("`loradeck attach {address}` opens it again"));
+        }
+        _ => {}
     }
     Ok(0)
+}
+
+/// The terminal may be gone, which is why the deck has ended.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

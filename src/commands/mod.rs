@@ -1,9 +1,13 @@
 //! One file per subcommand: glue only.
 
+mod adapters;
 pub mod attach;
+pub mod bridge;
 pub mod check;
 pub mod export;
 pub mod generate;
+pub mod inspect;
+pub mod replay;
 pub mod runner;
 pub mod send;
 pub mod status;
@@ -21,11 +25,14 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         CommandLine::Train(args) => train::run(args),
         CommandLine::Attach(args) => attach::run(args),
+        CommandLine::Replay(args) => replay::run(args),
         CommandLine::Status(args) => status::run(args),
         CommandLine::Send(args) => send::run(args),
         CommandLine::Check(args) => check::run(args),
         CommandLine::Export(args) => export::run(args),
+        CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
+        CommandLine::Bridge(args) => bridge::run(args),
     }
 }

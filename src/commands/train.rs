@@ -11,8 +11,9 @@ use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
 use crate::run::folder::{RunFolder, RunInfo, live_runner};
+use crate::run::link::Place;
 use crate::run::resume::{self, Decision, ResumeMode};
-use crate::run::runner::{self, Place};
+use crate::run::runner;
 use crate::run::start::{self, Request};
 use crate::run::status::load_state;
 use crate::run::{headless, logind};
@@ -48,7 +49,7 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         return Ok(runner::run(
             request,
             loaded,
-            Place::Foreground,
+            runner::Place::Foreground,
             Box::new(train),
         ));
     }
@@ -72,12 +73,12 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         return Ok(0);
     }
     let leave = ui::deck(DeckOptions {
-        run_dir: folder.root().to_owned(),
+        place: Place::Folder(folder.root().to_owned()),
         readonly: false,
-        theme: args.deck.theme,
-        lang: args.deck.lang,
-        keymap: args.deck.keymap,
-        bell: args.deck.bell,
+        theme: args.look.theme,
+        lang: args.look.lang,
+        keymap: args.look.keymap,
+        bell: args.look.bell,
     })?;
     after_deck(&folder, child, leave)
 }

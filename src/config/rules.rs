@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::values::Fault;
 use super::{
-    DeviceChoice, ExportFormat, LrScheduler, Optimizer, Precision, RunConfig, TargetModules,
+    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, RunConfig, TargetModules,
     TaskType,
 };
 
@@ -39,16 +39,13 @@ pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
             (TaskType::TextGeneration, ExportFormat::Diffusers | ExportFormat::Kohya) => {
                 "holds a format of image models"
             }
-            (TaskType::TextGeneration, ExportFormat::Gguf) => {
-                "holds `gguf`, which is not built yet in this version of loradeck"
-            }
             (TaskType::TextToImage, ExportFormat::Peft | ExportFormat::Gguf) => {
                 "holds a format of language models"
             }
             _ => continue,
         };
         let fix = match config.task_type {
-            TaskType::TextGeneration => "write `export_formats: [peft]`",
+            TaskType::TextGeneration => "write `export_formats: [peft, gguf]`, or one of them",
             TaskType::TextToImage => "write `export_formats: [diffusers, kohya]`",
         };
         faults.push(("export_formats", Fault::new(verdict, fix)));
@@ -107,6 +104,7 @@ pub(super) fn text_defaults() -> RunConfig {
         train_on_inputs: false,
         chat_template: None,
         skip_bad_records: false,
+        on_oom: OnOom::Shrink,
         eval_split: 0.05,
         eval_steps: 100,
         sample_prompts: Vec::new(),

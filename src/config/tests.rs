@@ -161,7 +161,7 @@ fn unusual(place: &Place) -> String {
              learning_rate: 1e-3\nlr_scheduler: linear\nwarmup_steps: 7\nweight_decay: 0.01\n\
              optimizer: adamw\nseed: 18446744073709551615\nprecision: f32\ndevice: cpu\n\
              sequence_len: 99\ntrain_on_inputs: true\nchat_template: \"{{ messages[0].content }}\\n\"\n\
-             skip_bad_records: true\neval_split: 12\neval_steps: 11\n\
+             skip_bad_records: true\non_oom: pause\neval_split: 12\neval_steps: 11\n\
              sample_prompts: [\"it's: a \\\"prompt\\\"\\nof two lines\", '- #x', '8']\n\
              sample_steps: 13\nsave_steps: 17\nkeep_checkpoints: 2\nexport_formats: peft\n",
             &[],
@@ -281,7 +281,7 @@ fn only_live_keys_are_set_during_a_run_and_with_the_files_checks() {
     assert!(refused("save_steps", "0").contains("whole number"));
     assert!(refused("lr", "1e-4").contains("did you mean `learning_rate`"));
     assert!(refused("learning_rate", "").contains("has no value"));
-    assert!(refused("export_formats", "gguf").contains("not built"));
+    assert!(refused("export_formats", "kohya").contains("image models"));
     let short = set_live(&config, "max_steps", "10").unwrap();
     assert!(set_live(&short, "warmup_steps", "10").is_err());
 }

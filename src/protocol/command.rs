@@ -117,6 +117,8 @@ pub enum Reply {
     Done {
         message: String,
     },
+    /// From a bridge: a runner was started again, and its socket answers.
+    RunnerStarted,
     Error {
         level: Level,
         message: String,

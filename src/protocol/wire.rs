@@ -84,6 +84,8 @@ pub enum ClientMessage {
     Command { id: u64, command: Command },
     /// Answered by `ServerMessage::Reply` with the same `id`.
     Query { id: u64, query: Query },
+    /// To a bridge: start a runner again on a run that has ended early. Answered as a query is.
+    StartRunner { id: u64 },
 }
 
 /// What a runner writes on the socket.
@@ -110,5 +112,14 @@ pub enum ServerMessage {
     /// full. The gap can be filled with `Query::Events`.
     Dropped {
         count: u64,
+    },
+    /// From a bridge: a runner answers. `readonly` says why it takes no commands.
+    Connected {
+        program: String,
+        readonly: Option<String>,
+    },
+    /// From a bridge: no runner answers (any more).
+    Disconnected {
+        reason: String,
     },
 }

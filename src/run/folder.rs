@@ -204,13 +204,17 @@ impl Lock {
     /// Takes the lock and writes this process's pid into the file. A file left behind by a runner
     /// that is gone is no obstacle: the operating system has freed its lock.
     pub fn take(folder: &RunFolder) -> Result<Lock, LockError> {
-        let path = folder.lock();
+        Self::take_file(&folder.lock())
+    }
+
+    /// [`Lock::take`] for a lock file anywhere.
+    pub fn take_file(path: &Path) -> Result<Lock, LockError> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path)
+            .open(path)
             .map_err(|e| LockError::Failed(anyhow!("cannot open {}: {e}", path.display())))?;
         let since = std::time::Instant::now();
         loop {
@@ -219,7 +223,7 @@ impl Lock {
                 Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                Err(TryLockError::WouldBlock) => return Err(LockError::Held(lock_pid(folder))),
+                Err(TryLockError::WouldBlock) => return Err(LockError::Held(lock_pid(path))),
                 Err(TryLockError::Error(e)) => {
                     return Err(LockError::Failed(anyhow!(
                         "cannot lock {} ({e}): the run folder must lie on a file system with locks",
@@ -246,12 +250,9 @@ impl Lock {
     }
 }
 
-fn lock_pid(folder: &RunFolder) -> Option<u32> {
+fn lock_pid(path: &Path) -> Option<u32> {
     let mut text = String::new();
-    File::open(folder.lock())
-        .ok()?
-        .read_to_string(&mut text)
-        .ok()?;
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
 }
 
@@ -263,7 +264,7 @@ pub fn live_runner(folder: &RunFolder) -> Option<u32> {
             let _ = file.unlock();
             None
         }
-        Err(TryLockError::WouldBlock) => Some(lock_pid(folder).unwrap_or(0)),
+        Err(TryLockError::WouldBlock) => Some(lock_pid(&folder.lock()).unwrap_or(0)),
         Err(TryLockError::Error(_)) => None,
     }
 }

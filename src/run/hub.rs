@@ -12,7 +12,7 @@ use crate::train::Reporter;
 
 use super::folder::now;
 use super::log::{EventLog, Opened};
-use super::queue::Queue;
+use super::outbox::Outbox;
 
 /// Events that may wait for the log; then the trainer waits.
 const EMITTED: usize = 1024;
@@ -27,7 +27,7 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 /// A client's place in the hub.
 #[derive(Clone)]
 pub struct Member {
-    pub queue: Arc<Queue>,
+    pub queue: Arc<Outbox>,
     pub sender: String,
     /// Whether it gets snapshot and events, or only the acks of its own commands.
     pub watch: bool,

@@ -3,16 +3,19 @@
 //! - `folder`: paths, `run.json`, the lock
 //! - `segments`, `log`: reading and writing `events.*.jsonl`
 //! - `hub`: the thread that numbers, writes, folds and hands on events
-//! - `socket`, `queue`, `server`: the control socket's serving end
+//! - `socket`, `outbox`, `server`: the control socket's serving end
 //! - `control`: the way to the trainer
 //! - `store`: answers to queries, from the folder
 //! - [`link`], `client`: the other end, for decks and for `status` and `send`
+//! - [`bridge`]: a link over stdin and stdout, for a deck on another machine
 //! - `watch`, `sampler`, `tensorboard`, `notify`, `headless`, `provenance`, `signals`: tasks of a
 //!   runner
 //! - [`runner`], [`start`], [`resume`]: the process, starting it, and what it starts from
+//! - [`queue`]: runs one after another
 //! - [`status`]: where a run stands
 //! - `logind`: whether logging out ends a run
 
+pub mod bridge;
 pub mod client;
 mod control;
 mod eviction;
@@ -23,8 +26,9 @@ pub mod link;
 mod log;
 pub mod logind;
 mod notify;
+mod outbox;
 mod provenance;
-mod queue;
+pub mod queue;
 pub mod resume;
 pub mod runner;
 mod sampler;

@@ -15,7 +15,7 @@ use crate::train::Reporter;
 
 use super::control::Gate;
 use super::hub::{Hub, Member};
-use super::queue::{Out, Queue};
+use super::outbox::{Out, Outbox};
 use super::socket::Socket;
 use super::store::{Answer, Store, refusal};
 
@@ -45,7 +45,7 @@ pub struct Server {
 struct Inner {
     /// `None` once stopped.
     socket: Option<Socket>,
-    clients: Vec<Arc<Queue>>,
+    clients: Vec<Arc<Outbox>>,
 }
 
 impl Server {
@@ -136,7 +136,7 @@ impl Server {
         let (Ok(for_queue), Ok(for_writer)) = (stream.try_clone(), stream.try_clone()) else {
             return;
         };
-        let queue = Arc::new(Queue::new(for_queue));
+        let queue = Arc::new(Outbox::new(for_queue));
         queue.push(ServerMessage::Hello {
             version: VERSION,
             program: PROGRAM.to_owned(),
@@ -175,7 +175,7 @@ impl Server {
     }
 
     /// Reads a client's lines until it leaves.
-    fn serve(&self, stream: UnixStream, queue: &Arc<Queue>) {
+    fn serve(&self, stream: UnixStream, queue: &Arc<Outbox>) {
         let _ = stream.set_read_timeout(Some(HELLO_PATIENCE));
         let mut reader = BufReader::new(stream);
         let mut client: Option<Hello> = None;
@@ -220,8 +220,16 @@ impl Server {
                 (ClientMessage::Hello { .. }, Some(_)) => {
                     say(queue, 0, refusal("hello was said already"));
                 }
-                (ClientMessage::Command { id, .. } | ClientMessage::Query { id, .. }, None) => {
+                (
+                    ClientMessage::Command { id, .. }
+                    | ClientMessage::Query { id, .. }
+                    | ClientMessage::StartRunner { id },
+                    None,
+                ) => {
                     say(queue, id, refusal("the first line must be a hello"));
+                }
+                (ClientMessage::StartRunner { id }, Some(_)) => {
+                    say(queue, id, refusal("a runner is alive already"));
                 }
                 (ClientMessage::Command { id, command }, Some(hello)) => {
                     if hello.version == VERSION {
@@ -271,7 +279,7 @@ struct Hello {
     sender: String,
 }
 
-fn say(queue: &Queue, id: u64, reply: Reply) -> bool {
+fn say(queue: &Outbox, id: u64, reply: Reply) -> bool {
     queue.push(ServerMessage::Reply { id, reply })
 }
 
@@ -311,7 +319,7 @@ fn read_line(reader: &mut BufReader<UnixStream>) -> io::Result<Line> {
     }
 }
 
-fn write_lines(queue: &Queue, mut stream: UnixStream) {
+fn write_lines(queue: &Outbox, mut stream: UnixStream) {
     while let Some(out) = queue.pop() {
         let written = match out {
             Out::Line(line) => stream.write_all(&line),

@@ -105,7 +105,7 @@ pub fn spawn(folder: &RunFolder, request: &Request) -> Result<Result<Child, Star
 }
 
 /// This program's file; where it was replaced since the start, still the one that runs.
-fn program() -> Result<PathBuf> {
+pub(super) fn program() -> Result<PathBuf> {
     let path = std::env::current_exe().context("cannot find this program's file")?;
     let running = Path::new("/proc/self/exe");
     Ok(if !path.exists() && running.exists() {

@@ -21,9 +21,8 @@ const TICK: f64 = 1.0;
 pub trait Remote {
     fn command(&self, command: Command) -> u64;
     fn query(&self, query: Query) -> u64;
-    /// # Errors
-    /// Why no runner could be started.
-    fn start_runner(&self) -> Result<()>;
+    /// What becomes of it is an update.
+    fn start_runner(&self) -> u64;
 }
 
 impl Remote for Link {
@@ -35,7 +34,7 @@ impl Remote for Link {
         Link::query(self, query)
     }
 
-    fn start_runner(&self) -> Result<()> {
+    fn start_runner(&self) -> u64 {
         Link::start_runner(self)
     }
 }
@@ -62,8 +61,7 @@ fn urgency(message: &Msg) -> Urgency {
         | Msg::Asked { .. }
         | Msg::Edited(_)
         | Msg::Yanked(_)
-        | Msg::Themes(_)
-        | Msg::RunnerStarted(_) => Urgency::News,
+        | Msg::Themes(_) => Urgency::News,
     }
 }
 
@@ -153,8 +151,7 @@ fn act<W: Write>(
             app.update(now(), Msg::Asked { id, query });
         }
         Action::StartRunner => {
-            let started = remote.start_runner().map_err(|e| format!("{e:#}"));
-            app.update(now(), Msg::RunnerStarted(started));
+            remote.start_runner();
         }
         Action::Edit { name, text } => {
             guard.release();

@@ -41,7 +41,7 @@ use self::screen::Screen;
 use self::terminal::{Guard, Watchers};
 use self::theme::{Capabilities, Catalogue};
 use crate::error::input_error;
-use crate::run::link::Link;
+use crate::run::link::{Link, Place};
 
 /// Messages that may wait for the deck. A full channel holds up the link, and that the runner,
 /// which then drops metrics for this deck and counts them.
@@ -50,7 +50,7 @@ const WAITING: usize = 4096;
 /// What the deck is opened with.
 #[derive(Clone, Debug)]
 pub struct DeckOptions {
-    pub run_dir: PathBuf,
+    pub place: Place,
     pub readonly: bool,
     /// A theme's name or a YAML file.
     pub theme: Option<String>,
@@ -90,7 +90,7 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
     let (keymap, problems) = read_keymap(options.keymap.as_deref());
     let (messages, received) = sync_channel(WAITING);
     let updates = messages.clone();
-    let link = Link::open(&options.run_dir, move |update| {
+    let link = Link::open_place(&options.place, move |update| {
         // Fails once the deck is left; nobody is there to be told.
         let _ = updates.send(Msg::Update(update));
     })?;

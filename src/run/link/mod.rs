@@ -1,11 +1,16 @@
-//! The deck's end of the wire: one API for a live run and for a finished one.
+//! The deck's end of the wire: one API for a live run, a finished one, one on another machine, and
+//! a replay.
 
+mod address;
+mod lines;
+mod remote;
+mod replay;
 mod thread;
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -14,8 +19,9 @@ use anyhow::{Context, Result, bail};
 use crate::protocol::{ClientMessage, Command, Event, Query, Reply, RunState};
 
 use super::folder::{RunFolder, host_name};
-use super::start;
-use thread::Worker;
+pub use address::{SCHEME, SshAddress};
+pub use lines::{Lines, event_line};
+pub use replay::MAX_GAP;
 
 /// What a link reports, on its own thread.
 #[derive(Clone, Debug)]
@@ -31,17 +37,44 @@ pub enum Update {
         id: u64,
         reply: Reply,
     },
+    /// What became of [`Link::start_runner`].
+    RunnerStarted {
+        id: u64,
+        result: Result<(), String>,
+    },
     /// Metric events this watcher missed.
     Dropped(u64),
     /// No runner (any more). The link keeps looking for a new one.
     Disconnected {
         reason: String,
     },
+    /// The line to the other machine is down; what was said last may be old. The link tries again
+    /// until it is up, and goes on with a `Connected` or a `Disconnected`.
+    LineLost {
+        reason: String,
+    },
+    /// Events follow as they once came, `speed` times as fast.
+    Replay {
+        speed: f64,
+    },
 }
 
-/// A connection to a run folder. Dropping it detaches; the run goes on.
+/// What a link is opened on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// A run's folder on this machine.
+    Folder(PathBuf),
+    /// A run's folder on another one, and loradeck's name there.
+    Ssh {
+        address: SshAddress,
+        program: String,
+    },
+    /// The events of a run's folder once more, so many times as fast.
+    Replay { folder: PathBuf, speed: f64 },
+}
+
+/// A connection to a run. Dropping it detaches; the run goes on.
 pub struct Link {
-    folder: RunFolder,
     sender: String,
     shared: Arc<Shared>,
 }
@@ -52,6 +85,11 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// An id for a command or query of this process.
 pub fn next_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// An id for a query of the link itself, apart from those that a bridge hands through.
+fn fill_id() -> u64 {
+    next_id() | 1 << 63
 }
 
 /// What the link's owner and its thread share.
@@ -65,8 +103,11 @@ struct Shared {
 enum Request {
     Command(u64, Command),
     Query(u64, Query),
+    StartRunner(u64),
     /// The store has answered.
     Answer(u64, Reply),
+    /// A runner was started, or could not be.
+    Started(u64, Result<(), String>),
 }
 
 impl Shared {
@@ -86,6 +127,10 @@ impl Shared {
     fn take(&self) -> VecDeque<Request> {
         std::mem::take(&mut *self.requests.lock().unwrap_or_else(|e| e.into_inner()))
     }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
 }
 
 /// `user@host pid 123`.
@@ -102,10 +147,61 @@ impl Link {
     /// # Errors
     /// The folder holds no run.
     pub fn open(run_dir: &Path, on_update: impl FnMut(Update) + Send + 'static) -> Result<Link> {
-        let folder = RunFolder::new(run_dir);
-        if !folder.has_run() {
-            bail!("there is no run in {}", run_dir.display());
+        Self::open_as(run_dir, own_name(), on_update)
+    }
+
+    /// [`Link::open`] for someone else, as a bridge does.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub fn open_as(
+        run_dir: &Path,
+        sender: String,
+        on_update: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Link> {
+        let folder = folder_of_run(run_dir)?;
+        let (link, woken) = Link::new(sender.clone())?;
+        let worker = thread::Worker::new(folder, sender, link.shared.clone(), woken, on_update);
+        spawn(move || worker.run())?;
+        Ok(link)
+    }
+
+    /// Opens a run of any place. On another machine, `ssh` may ask for a password meanwhile, so the
+    /// terminal must still be as the shell left it.
+    ///
+    /// # Errors
+    /// There is no run, or no way to it.
+    pub fn open_place(
+        place: &Place,
+        on_update: impl FnMut(Update) + Send + 'static,
+    ) -> Result<Link> {
+        match place {
+            Place::Folder(folder) => Link::open(folder, on_update),
+            Place::Ssh { address, program } => {
+                let line = remote::Line::open(address, program, &own_name(), None, true)?;
+                let (link, woken) = Link::new(own_name())?;
+                let worker = remote::Worker::new(
+                    address.clone(),
+                    program.clone(),
+                    link.sender.clone(),
+                    link.shared.clone(),
+                    woken,
+                    on_update,
+                );
+                spawn(move || worker.run(line))?;
+                Ok(link)
+            }
+            Place::Replay { folder, speed } => {
+                let folder = folder_of_run(folder)?;
+                let (link, woken) = Link::new(own_name())?;
+                let worker = replay::Worker::new(link.shared.clone(), woken, *speed, on_update);
+                spawn(move || worker.run(&folder))?;
+                Ok(link)
+            }
         }
+    }
+
+    fn new(sender: String) -> Result<(Link, UnixStream)> {
         let (wake, woken) = UnixStream::pair().context("cannot make a pair of sockets")?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
@@ -114,49 +210,49 @@ impl Link {
             wake,
             closed: AtomicBool::new(false),
         });
-        let sender = own_name();
-        let worker = Worker::new(
-            folder.clone(),
-            sender.clone(),
-            shared.clone(),
-            woken,
-            on_update,
-        );
-        std::thread::Builder::new()
-            .name("link".into())
-            .spawn(move || worker.run())?;
-        Ok(Link {
-            folder,
-            sender,
-            shared,
-        })
+        Ok((Link { sender, shared }, woken))
     }
 
     /// Sends a command; its `Ack` event carries the returned id and this link's `sender()`.
     /// Without a runner an error reply comes back.
     pub fn command(&self, command: Command) -> u64 {
         let id = next_id();
-        self.shared.push(Request::Command(id, command));
+        self.command_as(id, command);
         id
+    }
+
+    /// [`Link::command`] with an id that is unique for the sender.
+    pub fn command_as(&self, id: u64, command: Command) {
+        self.shared.push(Request::Command(id, command));
     }
 
     /// Asks a query, answered by the runner, or from the run folder by the same code.
     pub fn query(&self, query: Query) -> u64 {
         let id = next_id();
-        self.shared.push(Request::Query(id, query));
+        self.query_as(id, query);
         id
+    }
+
+    /// [`Link::query`] with an id that is unique for the sender.
+    pub fn query_as(&self, id: u64, query: Query) {
+        self.shared.push(Request::Query(id, query));
     }
 
     pub fn sender(&self) -> &str {
         &self.sender
     }
 
-    /// Starts a runner again on a run that has ended early.
-    ///
-    /// # Errors
-    /// One is alive, the run is finished, or its config no longer passes its checks.
-    pub fn start_runner(&self) -> Result<()> {
-        start::again(&self.folder)
+    /// Starts a runner again on a run that has ended early; [`Update::RunnerStarted`] tells what
+    /// became of it.
+    pub fn start_runner(&self) -> u64 {
+        let id = next_id();
+        self.start_runner_as(id);
+        id
+    }
+
+    /// [`Link::start_runner`] with an id that is unique for the sender.
+    pub fn start_runner_as(&self, id: u64) {
+        self.shared.push(Request::StartRunner(id));
     }
 }
 
@@ -167,12 +263,36 @@ impl Drop for Link {
     }
 }
 
+fn folder_of_run(run_dir: &Path) -> Result<RunFolder> {
+    let folder = RunFolder::new(run_dir);
+    if !folder.has_run() {
+        bail!("there is no run in {}", run_dir.display());
+    }
+    Ok(folder)
+}
+
+fn spawn(body: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new()
+        .name("link".into())
+        .spawn(body)
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+/// Takes the bytes off that have ended a wait.
+fn clear_wake(woken: &UnixStream) {
+    let mut woken = woken;
+    let mut bytes = [0; 64];
+    while matches!(woken.read(&mut bytes), Ok(n) if n == bytes.len()) {}
+}
+
 /// Writes a message as one line.
 ///
 /// # Errors
 /// The other end is gone.
-pub fn write_line(stream: &mut UnixStream, message: &ClientMessage) -> io::Result<()> {
+pub fn write_line(stream: &mut impl Write, message: &ClientMessage) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    stream.write_all(&line)?;
+    stream.flush()
 }

@@ -1,10 +1,9 @@
 //! The link's thread: follows a live runner, or the folder while there is none.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,9 +16,11 @@ use crate::protocol::{
 
 use super::super::folder::{RunFolder, RunInfo, live_runner};
 use super::super::segments::{for_each_line, parse_event, segments};
+use super::super::start;
 use super::super::status::load_state;
 use super::super::store::{Answer, EVENTS_LIMIT, Store, refusal};
-use super::{Request, Shared, Update, next_id, write_line};
+use super::lines::{Lines, event_line};
+use super::{Request, Shared, Update, clear_wake, fill_id, write_line};
 
 /// How often a runner is looked for while there is none.
 const LOOK_EVERY: Timespec = Timespec {
@@ -50,9 +51,7 @@ pub struct Worker<F> {
 /// A connection to a live runner.
 struct Connection {
     stream: UnixStream,
-    received: Vec<u8>,
-    /// How much of `received` holds no newline.
-    searched: usize,
+    lines: Lines,
     program: String,
     readonly: Option<String>,
     introduced: bool,
@@ -114,7 +113,7 @@ impl<F: FnMut(Update)> Worker<F> {
     }
 
     fn is_closed(&self) -> bool {
-        self.shared.closed.load(Ordering::Relaxed)
+        self.shared.is_closed()
     }
 
     fn connect(&self) -> io::Result<Connection> {
@@ -131,8 +130,7 @@ impl<F: FnMut(Update)> Worker<F> {
         write_line(&mut stream, &hello)?;
         Ok(Connection {
             stream,
-            received: Vec::new(),
-            searched: 0,
+            lines: Lines::default(),
             program: String::new(),
             readonly: None,
             introduced: false,
@@ -156,7 +154,7 @@ impl<F: FnMut(Update)> Worker<F> {
                 )
             };
             if woken {
-                self.clear_wake();
+                clear_wake(&self.woken);
                 if self.is_closed() {
                     return Ok(());
                 }
@@ -166,9 +164,9 @@ impl<F: FnMut(Update)> Worker<F> {
                 let mut chunk = [0; 64 << 10];
                 match retry_on_intr(|| rustix::io::read(&connection.stream, &mut chunk))? {
                     0 => return Err(io::Error::other("the runner has ended")),
-                    n => connection.received.extend_from_slice(&chunk[..n]),
+                    n => connection.lines.push(&chunk[..n]),
                 }
-                let lines = connection.take_lines();
+                let lines = connection.lines.take();
                 for line in lines.split_inclusive(|&b| b == b'\n') {
                     if !self.take_line(connection, &line[..line.len() - 1])? {
                         return Ok(());
@@ -183,6 +181,14 @@ impl<F: FnMut(Update)> Worker<F> {
             let message = match request {
                 Request::Answer(id, reply) => {
                     (self.on_update)(Update::Reply { id, reply });
+                    continue;
+                }
+                Request::StartRunner(id) => {
+                    self.start_runner(id);
+                    continue;
+                }
+                Request::Started(id, result) => {
+                    (self.on_update)(Update::RunnerStarted { id, result });
                     continue;
                 }
                 Request::Command(id, command) => match &connection.readonly {
@@ -231,6 +237,8 @@ impl<F: FnMut(Update)> Worker<F> {
                 (self.on_update)(Update::Reply { id, reply });
             }
             Ok(ServerMessage::Dropped { count }) => (self.on_update)(Update::Dropped(count)),
+            // Only bridges say so.
+            Ok(ServerMessage::Connected { .. } | ServerMessage::Disconnected { .. }) => {}
             // A line of another version. If it was the snapshot, the folder has the same.
             Err(_) if connection.readonly.is_some() && !connection.introduced => {
                 let state = load_state(&self.folder).map_err(io::Error::other)?;
@@ -267,7 +275,7 @@ impl<F: FnMut(Update)> Worker<F> {
                 if to - from > EVENTS_LIMIT as u64 {
                     return Ok(false);
                 }
-                let id = next_id();
+                let id = fill_id();
                 connection.filling = Some((id, to));
                 connection.held.push_front(event);
                 let query = Query::Events {
@@ -334,12 +342,7 @@ impl<F: FnMut(Update)> Worker<F> {
         let mut wanted = [PollFd::new(&self.woken, PollFlags::IN)];
         // Interrupted or not: the next round looks again.
         let _ = poll(&mut wanted, Some(&LOOK_EVERY));
-        self.clear_wake();
-    }
-
-    fn clear_wake(&self) {
-        let mut bytes = [0; 64];
-        while matches!((&self.woken).read(&mut bytes), Ok(n) if n == bytes.len()) {}
+        clear_wake(&self.woken);
     }
 
     fn serve_offline(&mut self) {
@@ -355,6 +358,10 @@ impl<F: FnMut(Update)> Worker<F> {
                     };
                     (self.on_update)(Update::Reply { id, reply });
                 }
+                Request::StartRunner(id) => self.start_runner(id),
+                Request::Started(id, result) => {
+                    (self.on_update)(Update::RunnerStarted { id, result });
+                }
                 Request::Command(id, command) => {
                     let reply = refusal(format!("{}: no runner is alive", command.word()));
                     (self.on_update)(Update::Reply { id, reply });
@@ -367,6 +374,21 @@ impl<F: FnMut(Update)> Worker<F> {
         let shared = self.shared.clone();
         let answer = Answer::new(move |reply| shared.push(Request::Answer(id, reply)));
         self.store.answer(query, answer);
+    }
+
+    /// Starts a runner on a thread of its own: it takes until its socket answers.
+    fn start_runner(&self, id: u64) {
+        let (shared, folder) = (self.shared.clone(), self.folder.clone());
+        let started = std::thread::Builder::new()
+            .name("start-runner".into())
+            .spawn(move || {
+                let result = start::again(&folder).map_err(|e| format!("{e:#}"));
+                shared.push(Request::Started(id, result));
+            });
+        if let Err(e) = started {
+            let result = Err(format!("cannot start a thread: {e}"));
+            self.shared.push(Request::Started(id, result));
+        }
     }
 
     /// Follows the log's files: the runner may be on another machine, or may have died just now.
@@ -393,29 +415,6 @@ impl<F: FnMut(Update)> Worker<F> {
             (self.on_update)(Update::Snapshot(Box::new(state)));
         }
     }
-}
-
-impl Connection {
-    /// The whole lines received so far, each with its newline.
-    fn take_lines(&mut self) -> Vec<u8> {
-        let last = self.received[self.searched..]
-            .iter()
-            .rposition(|&b| b == b'\n');
-        let rest = match last {
-            Some(at) => self.received.split_off(self.searched + at + 1),
-            None => std::mem::take(&mut self.received),
-        };
-        self.searched = rest.len();
-        std::mem::replace(&mut self.received, rest)
-    }
-}
-
-/// The event of a `ServerMessage::Event` line as runners write it, read the fast way.
-fn event_line(line: &[u8]) -> Option<Box<Event>> {
-    let event = line
-        .strip_prefix(b"{\"type\":\"event\",\"event\":")?
-        .strip_suffix(b"}")?;
-    parse_event(event).map(Box::new)
 }
 
 fn log_size(folder: &RunFolder) -> (u32, u64) {

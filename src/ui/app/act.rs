@@ -146,6 +146,8 @@ impl App {
             Connection::Live => None,
             Connection::Opening => Some(lang.not_connected().into()),
             Connection::Lost { .. } => Some(lang.runner_silent().into()),
+            Connection::LineLost { .. } => Some(lang.line_is_down().into()),
+            Connection::Replay { .. } => None,
             Connection::NoRunner { .. } if self.state.phase == PhaseName::Done => {
                 Some(lang.run_finished().into())
             }

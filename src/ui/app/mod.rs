@@ -22,7 +22,7 @@ use super::keymap::Keymap;
 use super::lang::Lang;
 use super::layout::{Arrangement, Pane, arrange};
 use super::theme::{Catalogue, Theme};
-use crate::protocol::{Command, Event, EventKind, PhaseName, Query, Reply, RunState};
+use crate::protocol::{Command, Event, EventKind, Level, PhaseName, Query, Reply, RunState};
 use crate::run::link::Update;
 
 /// How long a toast stays, in seconds.
@@ -56,8 +56,6 @@ pub enum Msg {
     Yanked(Result<usize, String>),
     /// A theme's file has changed.
     Themes(Box<Catalogue>),
-    /// A runner was started again, or could not be.
-    RunnerStarted(Result<(), String>),
     /// Time has passed.
     Tick,
     /// The deck goes on after it was stopped.
@@ -100,6 +98,14 @@ pub enum Connection {
     Lost {
         since: f64,
         reason: String,
+    },
+    /// The line to the run's machine is down, and is being set up again.
+    LineLost {
+        reason: String,
+    },
+    /// The run is played once more from its log.
+    Replay {
+        speed: f64,
     },
     /// The run is read from its folder.
     NoRunner {
@@ -250,14 +256,6 @@ impl App {
                 Vec::new()
             }
             Msg::Themes(themes) => self.take_themes(*themes),
-            Msg::RunnerStarted(Ok(())) => {
-                self.toast(true, self.lang.runner_starts().into());
-                Vec::new()
-            }
-            Msg::RunnerStarted(Err(why)) => {
-                self.toast(false, self.lang.no_runner_started(why));
-                Vec::new()
-            }
             Msg::Tick => self.tick(),
             Msg::Continued => vec![Action::Retake],
             Msg::End => vec![Action::Leave],
@@ -331,7 +329,18 @@ impl App {
             }
             Update::Event(event) => return self.event(&event),
             Update::Reply { id, reply } => return self.replied(id, reply),
+            Update::RunnerStarted { result, .. } => match result {
+                Ok(()) => self.toast(true, self.lang.runner_starts().into()),
+                Err(why) => self.toast(false, self.lang.no_runner_started(why)),
+            },
             Update::Dropped(count) => self.dropped += count,
+            Update::LineLost { reason } => {
+                for p in std::mem::take(&mut self.pending) {
+                    self.toast(false, self.lang.line_was_lost(p.word));
+                }
+                self.connection = Connection::LineLost { reason };
+            }
+            Update::Replay { speed } => self.connection = Connection::Replay { speed },
             Update::Disconnected { reason } => {
                 for p in std::mem::take(&mut self.pending) {
                     self.toast(false, self.lang.runner_is_gone(p.word));
@@ -353,9 +362,9 @@ impl App {
     fn replied(&mut self, id: u64, reply: Reply) -> Vec<Action> {
         if let Some(at) = self.pending.iter().position(|p| p.id == id) {
             match reply {
-                Reply::Error { message, .. } => {
+                Reply::Error { message, level } => {
                     let word = self.pending.remove(at).word;
-                    self.toast(false, format!("{word}: {message}"));
+                    self.toast(level == Level::Info, format!("{word}: {message}"));
                 }
                 Reply::Done { message } => {
                     let word = self.pending.remove(at).word;
@@ -514,9 +523,12 @@ impl App {
         )
     }
 
-    /// Whether a runner is expected to answer.
+    /// Whether events are expected to come in.
     pub fn live(&self) -> bool {
-        self.connection == Connection::Live
+        matches!(
+            self.connection,
+            Connection::Live | Connection::Replay { .. }
+        )
     }
 
     /// Whether no runner is alive, whatever the run's last phase says.
@@ -527,7 +539,8 @@ impl App {
     /// Seconds since the last event: by this machine's clock while a runner talks, else since the
     /// time the event carries.
     pub fn age(&self) -> f64 {
-        if self.live() {
+        let by_our_clock = matches!(self.connection, Connection::LineLost { .. });
+        if self.live() || by_our_clock {
             self.now - self.heard
         } else {
             self.now - self.state.time

@@ -42,6 +42,7 @@ sentences! {
     updates_dropped(n): "{n} updates dropped", "丢弃了 {n} 次更新";
     data_old(age): "data {age} old", "数据为 {age}前";
     reconnecting_age(age): "reconnecting, data {age} old", "正在重连，数据为 {age}前";
+    replay_at(speed): "replay {speed}", "回放 {speed}";
     ended_ago(age): "ended {age} ago", "{age}前结束";
     ago(age): "{age} ago", "{age}前";
     step_at(step): "step {step}", "第 {step} 步";

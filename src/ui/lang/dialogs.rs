@@ -59,6 +59,7 @@ words! {
     runner_starts: "a runner starts", "运行进程正在启动";
     not_connected: "not connected yet", "尚未连接";
     runner_silent: "the runner does not answer; reconnecting", "运行进程没有应答；正在重连";
+    line_is_down: "the line is down; reconnecting", "线路已断；正在重连";
     run_finished: "the run has finished; its runner is gone", "运行已完成；运行进程已退出";
     no_runner_alive: "no runner is alive; p starts it again", "没有运行进程；按 p 重新启动";
     run_finished_more: "the run has finished: raise epochs or max_steps in its config and train again", "运行已完成：在配置中调大 epochs 或 max_steps 后再次训练";
@@ -89,6 +90,7 @@ sentences! {
     no_runner_started(why): "no runner could be started: {why}", "无法启动运行进程：{why}";
     no_answer(command): "{command}: no answer from the runner", "{command}：运行进程没有应答";
     runner_is_gone(command): "{command}: the runner is gone", "{command}：运行进程已消失";
+    line_was_lost(command): "{command}: the line is down", "{command}：线路已断";
     old_values_stay(source, error): "{source}: {error} (the old values stay)", "{source}：{error}（保留旧值）";
     key_changed(source, key, value, when): "{source}: {key} = {value}, {when}", "{source}：{key} = {value}，{when}";
     keys_changed(source, key, value, more, when): "{source}: {key} = {value} and {more} more, {when}", "{source}：{key} = {value} 等另外 {more} 项，{when}";

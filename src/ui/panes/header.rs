@@ -233,7 +233,7 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
         ));
     }
     let age = app.age();
-    let stepping = app.live() && app.state.phase == PhaseName::Training;
+    let stepping = app.connection == Connection::Live && app.state.phase == PhaseName::Training;
     if stepping && age > OLD && !short {
         spans.push(Span::styled(
             format!("{} {} ", lang.data_old(lang.age(age)), g.separator),
@@ -251,6 +251,18 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
                 lang.reconnecting_age(lang.age(app.now - since))
             },
             Role::Warning,
+        ),
+        (Connection::LineLost { .. }, _) => (
+            if short {
+                lang.reconnecting().to_owned()
+            } else {
+                lang.reconnecting_age(lang.age(age))
+            },
+            Role::Warning,
+        ),
+        (Connection::Replay { speed }, _) => (
+            lang.replay_at(format!("{}{speed}", theme.glyphs.times)),
+            Role::Accent,
         ),
         (Connection::NoRunner { .. }, _) if app.state.phase.is_end() && !short => (
             lang.ended_ago(lang.age(app.now - app.state.phase_since)),

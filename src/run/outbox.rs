@@ -21,7 +21,7 @@ pub enum Out {
 }
 
 /// The queue of one client, between the threads that push and the one that writes.
-pub struct Queue {
+pub struct Outbox {
     stream: UnixStream,
     waiting: Mutex<Waiting>,
     ready: Condvar,
@@ -37,10 +37,10 @@ struct Waiting {
     writing: bool,
 }
 
-impl Queue {
+impl Outbox {
     /// `stream` is shut down when the queue closes, which ends a write that hangs.
     pub fn new(stream: UnixStream) -> Self {
-        Queue {
+        Outbox {
             stream,
             waiting: Mutex::default(),
             ready: Condvar::new(),
@@ -149,8 +149,8 @@ mod tests {
         Arc::from(&b"{}\n"[..])
     }
 
-    fn queue() -> Queue {
-        Queue::new(UnixStream::pair().unwrap().0)
+    fn queue() -> Outbox {
+        Outbox::new(UnixStream::pair().unwrap().0)
     }
 
     #[test]
