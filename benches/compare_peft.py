@@ -57,8 +57,13 @@ def dequantised(base: Path, cache: Path) -> Path:
         code = (
             "import sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
             "parent, file, out = sys.argv[1:]\n"
-            "m = AutoModelForCausalLM.from_pretrained(parent, gguf_file=file, dtype=torch.float32)\n"
-            "m.save_pretrained(out); AutoTokenizer.from_pretrained(parent, gguf_file=file).save_pretrained(out)\n"
+            "read = AutoModelForCausalLM.from_pretrained(parent, gguf_file=file, dtype=torch.float32)\n"
+            "config = read.config\n"
+            "if hasattr(config, 'quantization_config'): del config.quantization_config\n"
+            "plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)\n"
+            "plain.load_state_dict(read.state_dict())\n"
+            "plain.save_pretrained(out)\n"
+            "AutoTokenizer.from_pretrained(parent, gguf_file=file).save_pretrained(out)\n"
         )
         subprocess.run([sys.executable, "-c", code, str(base.parent), base.name, str(folder)], check=True)
         (folder / "complete").touch()
