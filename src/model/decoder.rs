@@ -24,6 +24,9 @@ pub struct DropoutKey {
     pub seed: u64,
     pub step: u64,
     pub micro_batch: u32,
+    /// Tokens computed of the micro-batch before these: its masks do not depend on the pieces it is
+    /// computed in.
+    pub tokens_before: u64,
 }
 
 /// What a training pass gives: sums, so that micro-batches add up to the full batch.
@@ -31,6 +34,8 @@ pub struct LossAndGradients {
     /// Sum over trained tokens of the negative log-likelihood.
     pub loss_sum: f64,
     pub trained_tokens: u64,
+    /// Tokens that were computed: those behind a row's last trained one are not.
+    pub computed_tokens: u64,
     /// Gradients of `loss_sum` for every parameter of the set, in its order, f32.
     pub gradients: Vec<Tensor>,
 }
@@ -163,6 +168,7 @@ impl Decoder {
             return Ok(LossAndGradients {
                 loss_sum,
                 trained_tokens,
+                computed_tokens: packed.ids.len() as u64,
                 gradients: zero_gradients(set)?,
             });
         };
@@ -235,6 +241,7 @@ impl Decoder {
         Ok(LossAndGradients {
             loss_sum,
             trained_tokens: packed.targets.len() as u64,
+            computed_tokens: packed.ids.len() as u64,
             gradients: gradients.context("an adapter got no gradient")?,
         })
     }
@@ -422,6 +429,7 @@ impl Decoder {
                     seed: key.seed,
                     step: key.step,
                     item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
+                    before: key.tokens_before * self.config.linear_shape(kind).0 as u64,
                     probability,
                 });
                 let dora = pair.magnitude.as_ref().map(|magnitude| {

@@ -261,6 +261,7 @@ mod tests {
         seed: 1,
         step: 2,
         item: 3,
+        before: 0,
         probability: 0.4,
     };
 

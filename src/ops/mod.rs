@@ -13,6 +13,7 @@ mod dora;
 mod dropout;
 mod embedding;
 mod head;
+pub mod heap;
 mod linear;
 mod lora;
 mod matrix;

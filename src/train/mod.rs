@@ -18,6 +18,7 @@ mod samples;
 mod save;
 pub mod schedule;
 mod setup;
+mod shrink;
 mod stage;
 mod trainer;
 
