@@ -64,6 +64,9 @@ fn mistakes_end_with_2_and_a_sentence() {
         let output = bench(arguments);
         assert_eq!(output.status.code(), Some(2));
         let errors = String::from_utf8(output.stderr).unwrap();
-        assert!(errors.contains(expected) && !errors.contains("panicked"), "{errors}");
+        assert!(
+            errors.contains(expected) && !errors.contains("panicked"),
+            "{errors}"
+        );
     }
 }
