@@ -8,6 +8,8 @@
 //! backward needs is noted on a [`Tape`].
 
 mod attention;
+mod bias;
+mod columns;
 mod decode;
 mod dora;
 mod dropout;
@@ -31,6 +33,8 @@ mod wide;
 mod finite_differences;
 
 pub use attention::{Heads, Span, attention};
+pub use bias::add_bias;
+pub use columns::select_columns;
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;

@@ -8,12 +8,13 @@ use super::tape::Tape;
 use super::tensors::{fused, with_floats};
 use super::wide::{dot, wide};
 
-/// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`.
+/// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`; where the weight
+/// has the size of a head, per head.
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
 pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if weight.elem_count() != x.dim(D::Minus1)? {
+    if weight.elem_count() == 0 || !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count()) {
         bail!("a norm of {:?} features got {:?}", weight.dims(), x.dims());
     }
     if !fused(x) {
@@ -41,9 +42,11 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
 
 fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
+    let wide = wide.reshape(((), weight.elem_count()))?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
     wide.broadcast_div(&(mean + eps)?.sqrt()?)?
         .broadcast_mul(&weight.to_dtype(DType::F32)?)?
+        .reshape(x.shape())?
         .to_dtype(x.dtype())
 }
 
