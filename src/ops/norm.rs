@@ -32,6 +32,7 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
                 with_floats(&weight, |weight| backward(x, dy, weight, eps as f32))
             })
         })???;
+        drop(time);
         gradients.add(
             input.id(),
             Tensor::from_vec(dx, input.shape(), &Device::Cpu)?,
