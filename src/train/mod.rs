@@ -5,6 +5,7 @@
 //! read from top to bottom.
 
 mod adapter;
+pub mod bench;
 pub mod checkpoint;
 mod controls;
 mod device;
