@@ -80,6 +80,9 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
             grouped(config.vocab_size as u64),
             grouped(config.max_position_embeddings as u64)
         );
+        for note in &base.notes {
+            let _ = writeln!(out, "  note: {note}");
+        }
     }
     if let Some(data) = &report.data {
         heading(&mut out, "Data");
