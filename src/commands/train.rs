@@ -78,6 +78,8 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         readonly: false,
         theme: args.look.theme,
         lang: args.look.lang,
+        keymap: args.look.keymap,
+        bell: args.look.bell,
     })?;
     after_deck(&folder, child, leave)
 }

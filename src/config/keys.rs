@@ -5,10 +5,13 @@ use serde_yaml::Value;
 
 use super::kinds::{
     FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
-    OTHER_SCHEDULERS, OTHER_TASKS, PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers,
-    optional, show_device, show_optional, show_targets, shown_word, target_modules,
+    OTHER_SCHEDULERS, OTHER_SHARING, OTHER_TASKS, PRECISIONS, SCHEDULERS, SHARING, TASKS, device,
+    export_formats, layers, optional, show_device, show_optional, show_targets, shown_word,
+    target_modules,
 };
-use super::values::{Fault, boolean, count, decimal, flow, number, quoted, texts, whole, word};
+use super::values::{
+    Fault, boolean, count, decimal, flow, number, quoted, text, texts, whole, word,
+};
 use super::{RunConfig, paths};
 
 /// When a change of a key acts on a run.
@@ -173,11 +176,29 @@ pub(super) const KEYS: &[Key] = &[
         |v| v.to_string()
     ),
     key!(
+        use_dora,
+        Restart,
+        "false",
+        "true",
+        "Weight-decomposed LoRA (DoRA): a magnitude for each output, beside A and B",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        share_adapters,
+        Restart,
+        "none",
+        "layers",
+        "`layers`: one A/B for the same linear of all layers; `none`",
+        |v| word(v, SHARING, OTHER_SHARING),
+        |v| shown_word(SHARING, v)
+    ),
+    key!(
         loraplus_ratio,
         Restart,
         "1",
         "16",
-        "B's learning rate over A's (LoRA+)",
+        "Learning rate of B (and of DoRA's magnitude) over A's (LoRA+)",
         |v| number(
             v,
             |x| (1.0..=1000.0).contains(&x),
@@ -217,7 +238,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "2 (text-to-image: 4)",
         "4",
-        "Records of a micro-batch",
+        "Records (with `packing`: rows) of a micro-batch",
         |v| count(v, 1, 4096),
         |v| v.to_string()
     ),
@@ -330,6 +351,24 @@ pub(super) const KEYS: &[Key] = &[
         |v| v.to_string()
     ),
     key!(
+        packing,
+        Restart,
+        "false",
+        "true",
+        "Fill rows of `sequence_len` tokens with several records, none of which sees another",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        group_by_length,
+        Restart,
+        "false",
+        "true",
+        "Put records of like length into the same step",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
         train_on_inputs,
         Restart,
         "false",
@@ -432,6 +471,15 @@ pub(super) const KEYS: &[Key] = &[
         export_formats,
         |v| flow(v.iter().map(|f| shown_word(FORMATS, f)))
     ),
+    key!(
+        notify_command,
+        Live,
+        "none",
+        "notify-send loradeck \"$LORADECK_MESSAGE\"",
+        "A shell command that is told of alerts and of the run's end: `$LORADECK_EVENT` (alert, done, failed, stopped), `$LORADECK_MESSAGE`, `$LORADECK_RUN`, `$LORADECK_RUN_DIR`",
+        |v| optional(v, "none", text),
+        |v| v.as_ref().map_or("none".into(), |c| quoted(c))
+    ),
 ];
 
 /// Keys that only image training knows; a text run refuses them.
@@ -458,23 +506,7 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
 
 pub(super) const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
-        name: "share_adapters",
-        image: false,
-    },
-    Unbuilt {
-        name: "use_dora",
-        image: false,
-    },
-    Unbuilt {
         name: "quantize",
-        image: false,
-    },
-    Unbuilt {
-        name: "packing",
-        image: false,
-    },
-    Unbuilt {
-        name: "notify_command",
         image: false,
     },
     Unbuilt {

@@ -15,8 +15,18 @@ use crate::protocol::ConfigEntry;
 
 /// See [`super::load`].
 pub(super) fn load(path: &Path, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> {
+    let text = read::text_of(path).map_err(|p| vec![p])?;
+    load_text(path, &text, sets)
+}
+
+/// See [`super::load_text`].
+pub(super) fn load_text(
+    path: &Path,
+    text: &str,
+    sets: &[String],
+) -> Result<LoadedConfig, Vec<Problem>> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let text = read::text_of(&path).map_err(|p| vec![p])?;
+    let text = text.to_owned();
     let (in_file, problems) = read::entries(&path, &text);
     let promised: Vec<&str> = keys::names()
         .filter(|name| problems.iter().any(|p| p.key == *name))
@@ -308,6 +318,17 @@ impl Reader<'_> {
                 "eval_steps",
                 "`eval_steps` does nothing while `eval_split` is 0".into(),
                 "write for example `eval_split: 0.05`, or remove the line",
+            ));
+        }
+        if let Some(at) =
+            given("group_by_length").filter(|_| config.group_by_length && config.packing)
+        {
+            found.push((
+                at,
+                "group_by_length",
+                "`group_by_length` does nothing beside `packing`: all rows are of like length"
+                    .into(),
+                "remove one of the two",
             ));
         }
         if let (Some(at), Some(_), Some(steps)) =

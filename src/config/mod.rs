@@ -37,6 +37,8 @@ pub struct RunConfig {
     /// First and last layer (inclusive, from 0) that get adapters; `None`: all.
     pub layers: Option<(usize, usize)>,
     pub use_rslora: bool,
+    pub use_dora: bool,
+    pub share_adapters: ShareAdapters,
     /// B's learning rate over A's (LoRA+); 1.0 is plain LoRA.
     pub loraplus_ratio: f64,
     pub init_from: Option<PathBuf>,
@@ -60,6 +62,9 @@ pub struct RunConfig {
     pub device: DeviceChoice,
 
     pub sequence_len: usize,
+    /// Fill rows of `sequence_len` with several records.
+    pub packing: bool,
+    pub group_by_length: bool,
     pub train_on_inputs: bool,
     /// A Jinja template that replaces the tokenizer's own.
     pub chat_template: Option<String>,
@@ -75,6 +80,8 @@ pub struct RunConfig {
     /// Newest checkpoints kept; `None`: all.
     pub keep_checkpoints: Option<usize>,
     pub export_formats: Vec<ExportFormat>,
+    /// Told of alerts and of the run's end, by `sh -c`.
+    pub notify_command: Option<String>,
     /// Keys of image training, kept for `check`; no run uses them in this version.
     pub resolution: usize,
 }
@@ -91,6 +98,13 @@ pub enum TargetModules {
     AllLinear,
     /// Module names or suffixes: `q_proj`, `self_attn.q_proj`, `layers.0.mlp.up_proj`.
     Names(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareAdapters {
+    None,
+    /// One A/B for the same linear of all layers.
+    Layers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +234,14 @@ pub fn load(path: &Path, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> 
     load::load(path, sets)
 }
 
+/// [`load`] for a text that is to become the file `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> {
+    load::load_text(path, text, sets)
+}
+
 /// What differs between a run's config and an edited one, with when each change acts.
 pub fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {
     live::diff(running, edited)
@@ -236,6 +258,15 @@ pub fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
 /// A sentence: unknown key, bad value, or a key that needs a restart.
 pub fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<RunConfig, String> {
     live::set_live(running, key, value)
+}
+
+/// Checks a value typed for a live key against a run's listing; returns it as it would be listed.
+/// Whoever types may be on another machine than the run: paths are not looked at.
+///
+/// # Errors
+/// As [`set_live`].
+pub fn check_value(entries: &[ConfigEntry], key: &str, value: &str) -> Result<String, String> {
+    live::check_value(entries, key, value)
 }
 
 /// Changes that forbid resuming a run: keys of what is computed, which would make the run another

@@ -1,6 +1,9 @@
 //! A batch's rows, laid one after another without padding.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
+use candle_core::Tensor;
 
 use crate::ops::Span;
 
@@ -10,6 +13,16 @@ pub struct TokenBatch {
     /// Per row, per position: the token to predict at that position, or `None` (masked).
     /// `targets[b][t]` is `Some(input_ids[b][t + 1])` where token `t + 1` is trained on.
     pub targets: Vec<Vec<Option<u32>>>,
+}
+
+impl TokenBatch {
+    /// Some of its rows.
+    pub fn rows(&self, range: Range<usize>) -> TokenBatch {
+        TokenBatch {
+            input_ids: self.input_ids[range.clone()].to_vec(),
+            targets: self.targets[range].to_vec(),
+        }
+    }
 }
 
 /// Rows of tokens one after another.
@@ -82,6 +95,19 @@ impl Packed {
             }
         }
         Ok(packed)
+    }
+
+    /// `[tokens, features]` as `[B, T, features]`: T is the longest row's length, and what lies
+    /// after the end of a shorter one is 0.
+    pub fn rows(&self, x: &Tensor) -> Result<Tensor> {
+        let lengths = self.spans.iter().map(|span| span.queries.len());
+        let longest = lengths.max().unwrap_or(0);
+        let mut rows = Vec::new();
+        for span in &self.spans {
+            let row = x.narrow(0, span.queries.start, span.queries.len())?;
+            rows.push(row.pad_with_zeros(0, 0, longest - span.queries.len())?);
+        }
+        Ok(Tensor::stack(&rows, 0)?)
     }
 
     /// One row that goes on after `cached` tokens.

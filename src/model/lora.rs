@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use anyhow::Result;
 use candle_core::{Device, Var};
 
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use crate::error::input_error;
 use crate::random::{Purpose, Stream};
 
@@ -67,6 +67,8 @@ pub struct LoraSpec {
     pub dropout: f64,
     /// As PEFT writes them: `["q_proj", "v_proj"]`.
     pub target_modules: Vec<String>,
+    /// The layers that `target_modules` are of; empty: all.
+    pub layers_to_transform: Vec<usize>,
 }
 
 impl LoraSpec {
@@ -80,6 +82,7 @@ impl LoraSpec {
             share_layers: false,
             dropout: 0.0,
             target_modules: Vec::new(),
+            layers_to_transform: Vec::new(),
         }
     }
 
@@ -110,6 +113,15 @@ impl LoraSpec {
             }
         }
         count as u64
+    }
+
+    /// Numbers that a file of such an adapter holds: what layers share, for each of them.
+    pub fn written_count(&self, modules: &[(String, usize, usize)]) -> u64 {
+        let unshared = LoraSpec {
+            share_layers: false,
+            ..self.clone()
+        };
+        unshared.parameter_count(modules)
     }
 }
 
@@ -226,11 +238,20 @@ impl LoraSet {
         let counts = self.parameters().into_iter().map(|p| p.var.elem_count());
         counts.sum::<usize>() as u64
     }
+
+    /// Numbers that a file of it holds: what layers share, for each of them.
+    pub fn written_count(&self) -> u64 {
+        let parts = self.pairs.iter().flat_map(LoraPair::parts);
+        parts.map(|(_, var)| var.elem_count()).sum::<usize>() as u64
+    }
 }
 
 /// The linears that get adapters, as `(name, in_features, out_features)` in the base's order:
 /// all of them, or those whose name is, or ends in a dot and, one of `names`; within the first and
 /// last of `layers` (inclusive).
+///
+/// On a base that fuses them, `q_proj`, `k_proj` and `v_proj` together mean `qkv_proj`, and
+/// `gate_proj` and `up_proj` mean `gate_up_proj`.
 ///
 /// # Errors
 /// A name that fits no linear, a range beyond the base's layers, nothing left.
@@ -241,6 +262,7 @@ pub fn match_targets(
     layers: Option<(usize, usize)>,
 ) -> Result<Vec<(String, usize, usize)>> {
     let linears = config.linears();
+    let names = &fused_names(config, names);
     if !all_linear {
         for name in names {
             if !linears.iter().any(|(linear, ..)| fits(linear, name)) {
@@ -256,7 +278,7 @@ pub fn match_targets(
             config.layers - 1
         )));
     }
-    let per_layer = LINEARS.len();
+    let per_layer = config.block_linears().len();
     let chosen: Vec<_> = linears
         .into_iter()
         .enumerate()
@@ -275,22 +297,47 @@ pub fn match_targets(
     Ok(chosen)
 }
 
-/// What PEFT must be told so that it adapts exactly `modules`: bare names (`q_proj`) where each
-/// stands for all layers, else whole names.
-pub fn target_names(config: &DecoderConfig, modules: &[(String, usize, usize)]) -> Vec<String> {
-    let leaf = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let mut per_leaf: BTreeMap<String, usize> = BTreeMap::new();
+/// What PEFT must be told so that it adapts exactly `modules` (as [`match_targets`] gives them):
+/// `target_modules` and `layers_to_transform` (empty: all layers). Bare names (`q_proj`) where every
+/// adapted layer has the same ones adapted, else whole names.
+pub fn peft_targets(
+    config: &DecoderConfig,
+    modules: &[(String, usize, usize)],
+) -> (Vec<String>, Vec<usize>) {
+    let mut by_layer: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for (module, ..) in modules {
-        *per_leaf.entry(leaf(module)).or_default() += 1;
+        let layer = module.split('.').find_map(|part| part.parse().ok());
+        let leaf = module.rsplit('.').next().unwrap_or(module);
+        let leaves = by_layer.entry(layer.unwrap_or(0)).or_default();
+        leaves.push(leaf.to_owned());
     }
-    let in_base_order = |name: &String| LINEARS.iter().position(|linear| linear.ends_with(name));
-    if per_leaf.values().all(|&count| count == config.layers) {
-        let mut names: Vec<String> = per_leaf.into_keys().collect();
-        names.sort_by_key(in_base_order);
-        names
-    } else {
-        modules.iter().map(|(module, ..)| module.clone()).collect()
+    let first = by_layer.values().next().cloned().unwrap_or_default();
+    if by_layer.values().any(|leaves| *leaves != first) {
+        let whole = modules.iter().map(|(module, ..)| module.clone());
+        return (whole.collect(), Vec::new());
     }
+    match by_layer.len() == config.layers {
+        true => (first, Vec::new()),
+        false => (first, by_layer.into_keys().collect()),
+    }
+}
+
+/// `names` with those of the parts of a fused linear replaced by its own, where all parts are named.
+fn fused_names(config: &DecoderConfig, names: &[String]) -> Vec<String> {
+    let mut names = names.to_vec();
+    if config.fused {
+        for (parts, whole) in [
+            (&["q_proj", "k_proj", "v_proj"][..], "qkv_proj"),
+            (&["gate_proj", "up_proj"], "gate_up_proj"),
+        ] {
+            let named = |part: &&str| names.iter().any(|name| name == part);
+            if parts.iter().all(named) {
+                names.retain(|name| !parts.contains(&&name[..]) && name != whole);
+                names.insert(0, whole.to_owned());
+            }
+        }
+    }
+    names
 }
 
 /// PEFT's rule: the whole name, or its end after a dot.
@@ -300,10 +347,12 @@ fn fits(linear: &str, name: &str) -> bool {
 }
 
 fn unknown_target(config: &DecoderConfig, name: &str) -> anyhow::Error {
-    let leaves = LINEARS.map(|linear| linear.rsplit('.').next().unwrap_or(linear));
+    let linears: Vec<&str> = config.block_linears().iter().map(|l| l.name).collect();
+    let leaf = |linear: &&'static str| linear.rsplit('.').next().unwrap_or(linear);
+    let leaves: Vec<&str> = linears.iter().map(leaf).collect();
     let near = leaves
         .iter()
-        .chain(&LINEARS)
+        .chain(&linears)
         .chain(&["all-linear"])
         .map(|valid| (strsim::normalized_damerau_levenshtein(name, valid), valid))
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -313,34 +362,20 @@ fn unknown_target(config: &DecoderConfig, name: &str) -> anyhow::Error {
     });
     input_error(format!(
         "target_modules: '{name}' fits no linear of the base{near}; there are {}, also with the \
-         path before them, such as layers.{}.self_attn.q_proj, and all-linear",
+         path before them, such as layers.{}.{}, and all-linear",
         leaves.join(", "),
-        config.layers - 1
+        config.layers - 1,
+        linears[0]
     ))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::RopeScaling;
     use super::*;
     use crate::ops::to_vec;
 
     fn config() -> DecoderConfig {
-        DecoderConfig {
-            architecture: "llama".to_owned(),
-            vocab_size: 10,
-            hidden_size: 8,
-            intermediate_size: 12,
-            layers: 3,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 4,
-            rms_norm_eps: 1e-5,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::None,
-            max_position_embeddings: 16,
-            tie_word_embeddings: true,
-        }
+        DecoderConfig::tiny()
     }
 
     fn matched(names: &[&str], layers: Option<(usize, usize)>) -> Result<Vec<String>> {
@@ -365,6 +400,27 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_a_fused_linears_parts_mean_the_whole_only_together() {
+        let config = DecoderConfig {
+            fused: true,
+            ..config()
+        };
+        let matched = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            let modules = match_targets(&config, false, &names, None)?;
+            Ok::<_, anyhow::Error>(peft_targets(&config, &modules).0)
+        };
+        let default = ["q_proj", "k_proj", "v_proj", "o_proj"];
+        assert_eq!(matched(&default).unwrap(), ["qkv_proj", "o_proj"]);
+        let mlp = ["gate_proj", "up_proj", "down_proj"];
+        assert_eq!(matched(&mlp).unwrap(), ["gate_up_proj", "down_proj"]);
+        assert_eq!(matched(&["qkv_proj"]).unwrap(), ["qkv_proj"]);
+        let error = matched(&["q_proj", "v_proj"]).unwrap_err().to_string();
+        assert!(error.contains("there are qkv_proj, o_proj"), "{error}");
+        assert_eq!(match_targets(&config, true, &[], None).unwrap().len(), 12);
+    }
+
+    #[test]
     fn a_wrong_target_is_answered_with_the_valid_ones_and_the_nearest() {
         for (name, layers, expected) in [
             ("q_prj", None, "did you mean 'q_proj'?"),
@@ -379,17 +435,64 @@ mod tests {
     }
 
     #[test]
-    fn names_for_peft_are_bare_only_where_they_stand_for_all_layers() {
-        let names = |targets: &[&str], layers| {
+    fn peft_is_told_bare_names_and_layers_where_these_say_it_all() {
+        let told = |targets: &[&str], layers| {
             let targets: Vec<String> = targets.iter().map(|&n| n.to_owned()).collect();
             let modules = match_targets(&config(), false, &targets, layers).unwrap();
-            target_names(&config(), &modules)
+            peft_targets(&config(), &modules)
         };
-        assert_eq!(names(&["up_proj", "q_proj"], None), ["q_proj", "up_proj"]);
+        let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
         assert_eq!(
-            names(&["q_proj"], Some((0, 0))),
-            ["model.layers.0.self_attn.q_proj"]
+            told(&["up_proj", "q_proj"], None),
+            (names(&["q_proj", "up_proj"]), vec![])
         );
+        assert_eq!(
+            told(&["self_attn.q_proj", "mlp.up_proj"], Some((1, 2))),
+            (names(&["q_proj", "up_proj"]), vec![1, 2])
+        );
+        assert_eq!(
+            told(&["layers.0.self_attn.q_proj", "up_proj"], Some((0, 1))),
+            (
+                names(&[
+                    "model.layers.0.self_attn.q_proj",
+                    "model.layers.0.mlp.up_proj",
+                    "model.layers.1.mlp.up_proj"
+                ]),
+                vec![]
+            )
+        );
+    }
+
+    #[test]
+    fn what_layers_share_is_one_variable_counted_once() {
+        let modules = match_targets(&config(), true, &[], None).unwrap();
+        let spec = |share_layers, use_dora| LoraSpec {
+            share_layers,
+            use_dora,
+            ..LoraSpec::lora(2)
+        };
+        let count = |spec: &LoraSpec| {
+            let set = LoraSet::new(&modules, spec.clone(), 1, &Device::Cpu).unwrap();
+            assert_eq!(set.written_count(), spec.written_count(&modules));
+            set.parameter_count()
+        };
+        let (alone, shared) = (spec(false, false), spec(true, false));
+        assert_eq!(count(&alone), alone.parameter_count(&modules));
+        assert_eq!(count(&shared), shared.parameter_count(&modules));
+        assert_eq!(count(&alone), 3 * count(&shared));
+        assert_eq!(
+            alone.written_count(&modules),
+            shared.written_count(&modules)
+        );
+        // Magnitudes are of a layer's own weight.
+        let outputs: usize = modules.iter().map(|(.., outputs)| outputs).sum();
+        let dora = spec(true, true).parameter_count(&modules);
+        assert_eq!(dora, count(&shared) + outputs as u64);
+        let set = LoraSet::new(&modules, shared, 1, &Device::Cpu).unwrap();
+        let of = |module: &str| set.pairs[set.index[module]].a.id();
+        let q = of("model.layers.0.self_attn.q_proj");
+        assert_eq!(q, of("model.layers.2.self_attn.q_proj"));
+        assert_ne!(q, of("model.layers.0.self_attn.o_proj"));
     }
 
     #[test]

@@ -118,14 +118,12 @@ impl Lines {
                 thousands(adapter.parameters),
             )],
             EventKind::Data { statistics: s } => {
-                let mut lines = vec![format!(
+                vec![format!(
                     "data: {} records to train on, {} held out, {} tokens",
                     thousands(s.train_records),
                     thousands(s.eval_records),
                     thousands(s.tokens),
-                )];
-                lines.extend(s.warnings.iter().map(|w| format!("warning: {w}")));
-                lines
+                )]
             }
             EventKind::Plan {
                 total_steps,
@@ -214,7 +212,7 @@ impl Lines {
                 } => changes.len() + errors.len(),
                 _ => 1,
             })
-            .map(|l| l.text.clone())
+            .map(|l| l.entry.to_string())
             .collect::<Vec<_>>()
             .into_iter()
             .rev()
