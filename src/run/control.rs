@@ -75,6 +75,11 @@ impl Gate {
         }
     }
 
+    /// Counts a command whose `Ack` does not come from the trainer.
+    pub fn answered_elsewhere(&self) {
+        self.lock().asked += 1;
+    }
+
     /// Takes over the changes of an edited config file that may act during the run. A key that was
     /// set by a command keeps that value until its line in the file changes.
     pub fn edited(&self, changes: &[ConfigChange], edited: &RunConfig) {

@@ -283,6 +283,7 @@ impl Server {
         let Command::WriteConfig { text } = &command else {
             return self.gate.command(id, sender, command);
         };
+        self.gate.answered_elsewhere();
         let written = self.store.write_config(text);
         self.hub.emit(EventKind::Ack {
             id,
