@@ -10,9 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use loradeck::protocol::{self, ClientMessage, EventKind, Reply, ServerMessage, VERSION};
-use loradeck::run::folder::RunInfo;
+use loradeck::run::client::Client;
+use loradeck::run::folder::{RunFolder, RunInfo};
+use loradeck::run::link::Update;
 
-use super::support::{Run, eventually};
+use super::support::{Run, Updates, eventually};
 
 fn connect(run: &Run) -> UnixStream {
     let socket = RunInfo::read(&run.folder).unwrap().socket.unwrap();
@@ -237,4 +239,45 @@ fn clients_that_never_read_send_garbage_or_half_lines_cost_the_trainer_nothing()
     assert!(among_them > alone / 2.0);
     runner.kill("TERM");
     assert_eq!(runner.wait(), 143);
+}
+
+/// The copy's `run.json` names the socket of the original's runner.
+#[test]
+fn a_copied_run_folder_never_reaches_the_originals_runner() {
+    let run = Run::new("max_steps: 1000000");
+    let runner = run.start("");
+    runner.answers();
+    let copy = run.scratch_folder().join("copy");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(run.folder.root())
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    let copy = RunFolder::new(copy);
+    assert!(Client::connect(&copy, false).is_err());
+    let deck = Updates::open(&copy);
+    deck.wait_for("a snapshot", |u| matches!(u, Update::Snapshot(_)));
+    let id = deck.link.command(protocol::Command::Stop {
+        mode: protocol::StopMode::Discard,
+    });
+    deck.wait_for(
+        "a refusal",
+        |u| matches!(u, Update::Reply { id: got, reply: Reply::Error { .. } } if *got == id),
+    );
+    let before = run.steps();
+    eventually("the original goes on", || run.steps() > before + 2);
+    runner.kill("TERM");
+    runner.wait();
+}
+
+/// After a reboot the number may be anybody's.
+#[test]
+fn a_lock_file_with_the_pid_of_another_live_process_is_no_obstacle() {
+    let run = Run::new("max_steps: 3");
+    std::fs::create_dir_all(run.folder.root()).unwrap();
+    std::fs::write(run.folder.lock(), format!("{}\n", std::process::id())).unwrap();
+    let runner = run.start("");
+    assert_eq!(runner.wait(), 0);
+    assert_eq!(run.phase(), "done");
 }
