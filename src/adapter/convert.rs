@@ -7,7 +7,7 @@ use super::diffusers;
 use super::model::{Adapter, Family, Format, Part, Rows, most_frequent};
 use super::numbers::{Dtype, Numbers};
 use crate::error::input_error;
-use crate::model::{DecoderConfig, interleaved_row};
+use crate::model::{DecoderConfig, hugging_face_row, interleaved_row};
 
 /// What an export needs to know besides the adapter.
 #[derive(Clone, Copy, Debug, Default)]
@@ -192,9 +192,7 @@ pub(super) fn to_hugging_face_rows(
 ) -> Result<()> {
     if adapter.rows == Rows::LlamaCpp {
         // Where row `row` of the result lies in llama.cpp's.
-        reorder(adapter, base, |row, rows, heads| {
-            interleaved_row(row, rows, heads)
-        })?;
+        reorder(adapter, base, interleaved_row)?;
         adapter.rows = Rows::HuggingFace;
     }
     Ok(())
@@ -203,12 +201,7 @@ pub(super) fn to_hugging_face_rows(
 fn to_llama_cpp_rows(adapter: &mut Adapter, base: Option<&DecoderConfig>) -> Result<()> {
     let architecture = adapter.architecture.clone().unwrap_or_default();
     if adapter.rows == Rows::HuggingFace && crate::model::interleaves_heads(&architecture) {
-        reorder(adapter, base, |row, rows, heads| {
-            // The reverse of `interleaved_row`.
-            let size = rows / heads;
-            let (head, within) = (row / size, row % size);
-            head * size + (within % 2) * (size / 2) + within / 2
-        })?;
+        reorder(adapter, base, hugging_face_row)?;
         adapter.rows = Rows::LlamaCpp;
     }
     Ok(())

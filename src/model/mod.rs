@@ -28,7 +28,9 @@ pub use cache::KvCache;
 pub use config::{DecoderConfig, RopeScaling};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
-pub use gguf_names::{gguf_module, hugging_face_module, interleaved_row, interleaves_heads};
+pub use gguf_names::{
+    gguf_module, hugging_face_module, hugging_face_row, interleaved_row, interleaves_heads,
+};
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
 pub use memory::{MemoryEstimate, memory_estimate};
 pub use tokenizer::Tokenizer;
