@@ -111,9 +111,7 @@ fn stack(module: &str, parts: &[(&Part, f64)]) -> Result<Part> {
     };
     let wide = |part: &Part, factor: f64| -> Vec<f32> {
         let numbers = part.b.to_f32().into_iter();
-        numbers
-            .map(|x| (f64::from(x) * factor) as f32)
-            .collect()
+        numbers.map(|x| (f64::from(x) * factor) as f32).collect()
     };
     let rank: usize = parts.iter().map(|(p, _)| p.rank()).sum();
     let a: Vec<f32> = parts.iter().flat_map(|(p, _)| p.a.to_f32()).collect();
@@ -176,7 +174,9 @@ pub fn reduce_rank(adapter: &Adapter, rank: usize) -> Result<Reduced> {
     }
     let error = share(lost, all);
     let parts = reduced.into_iter();
-    let parts = parts.map(|(module, part, ..)| (module.clone(), part)).collect();
+    let parts = parts
+        .map(|(module, part, ..)| (module.clone(), part))
+        .collect();
     Ok(Reduced {
         adapter: Adapter {
             parts,

@@ -20,7 +20,10 @@ pub fn run(args: ChatArgs) -> Result<u8> {
     let options = sampling(&args.sampling)?;
     let (base, device) = open_base(&args.base, &args.device)?;
     let open = |word: &str| open_loaded(word, &base, &device);
-    let loaded = args.lora.iter().map(|word| open(word).with_context(|| format!("--lora {word}")));
+    let loaded = args
+        .lora
+        .iter()
+        .map(|word| open(word).with_context(|| format!("--lora {word}")));
     let loaded = loaded.collect::<Result<Vec<_>>>()?;
     let mut chat = Chat::new(&base, None, loaded, options);
     adapters::warn_of_strengths(&chat.strengths());

@@ -16,7 +16,9 @@ use crate::train::checkpoint::{self, CHECKPOINTS, Checkpoint};
 /// disturbed.
 pub fn run(args: ExportArgs) -> Result<u8> {
     let words = args.format.split(',');
-    let formats = words.map(adapters::parse_format).collect::<Result<Vec<_>>>()?;
+    let formats = words
+        .map(adapters::parse_format)
+        .collect::<Result<Vec<_>>>()?;
     let dtype = args.dtype.as_deref().map(Dtype::parse).transpose()?;
     let found = adapters::open(&args.source)?;
     let Adapter { family, .. } = found.adapter;

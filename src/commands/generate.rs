@@ -19,9 +19,8 @@ use crate::train::dtype;
 pub fn run(args: GenerateArgs) -> Result<u8> {
     let options = sampling(&args.sampling)?;
     let (base, device) = open_base(&args.base, &args.device)?;
-    let open = |word: &String| {
-        open_loaded(word, &base, &device).with_context(|| format!("--lora {word}"))
-    };
+    let open =
+        |word: &String| open_loaded(word, &base, &device).with_context(|| format!("--lora {word}"));
     let loaded = args.lora.iter().map(open).collect::<Result<Vec<_>>>()?;
     let active: Vec<Active<'_>> = loaded
         .iter()

@@ -96,11 +96,7 @@ impl<'a> Chat<'a> {
     /// # Errors
     /// The chat template refuses the conversation, a message longer than the context, the device
     /// fails. The conversation is then as it was before.
-    pub fn reply(
-        &mut self,
-        text: &str,
-        on_text: &mut dyn FnMut(&str) -> bool,
-    ) -> Result<Reply> {
+    pub fn reply(&mut self, text: &str, on_text: &mut dyn FnMut(&str) -> bool) -> Result<Reply> {
         let before = self.messages.clone();
         self.messages.push(Message {
             role: Role::User,
@@ -211,7 +207,11 @@ impl<'a> Chat<'a> {
             "/set" => self.set(rest),
             _ => Err(input_error(format!(
                 "there is no command {name}{}; /help lists them",
-                if name == "/load" { " without an adapter" } else { "" }
+                if name == "/load" {
+                    " without an adapter"
+                } else {
+                    ""
+                }
             ))),
         }
     }
@@ -230,7 +230,9 @@ impl<'a> Chat<'a> {
     /// The adapter of a number or a name.
     fn find(&self, which: &str) -> Result<usize> {
         let by_number = which.parse::<usize>().ok().filter(|n| *n >= 1);
-        let by_number = by_number.map(|n| n - 1).filter(|n| *n < self.adapters.len());
+        let by_number = by_number
+            .map(|n| n - 1)
+            .filter(|n| *n < self.adapters.len());
         let by_name = || self.adapters.iter().position(|a| a.name == which);
         by_number.or_else(by_name).ok_or_else(|| {
             input_error(format!(

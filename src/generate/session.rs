@@ -85,7 +85,12 @@ impl<'a> Session<'a> {
 
     /// The logits after `ids`; of those that were read before, only what differs is read again.
     fn read(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        let common = self.read.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let common = self
+            .read
+            .iter()
+            .zip(ids)
+            .take_while(|(a, b)| a == b)
+            .count();
         // The last is always read: its logits are wanted.
         let kept = common.min(ids.len() - 1);
         self.cache.truncate(kept);
