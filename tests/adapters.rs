@@ -100,7 +100,7 @@ fn tiny_adapter(folder: &Path, name: &str, salt: usize) -> PathBuf {
     for (i, pair) in set.pairs.iter().enumerate() {
         let (rows, rank) = pair.b.dims2().unwrap();
         let b: Vec<f32> = (0..rows * rank)
-            .map(|n| ((n * n + 31 * i + 7 * salt) as f32).sin() * 0.05)
+            .map(|n| ((n * n + 31 * i + 7 * salt) as f32).sin() * 0.2)
             .collect();
         let b = Tensor::from_vec(b, (rows, rank), &Device::Cpu).unwrap();
         pair.b.set(&b).unwrap();
