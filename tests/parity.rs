@@ -174,6 +174,7 @@ fn a_pass_run_again_gives_the_same_bits_also_with_dropout() {
             seed: 1,
             step,
             micro_batch: 2,
+            tokens_before: 0,
         };
         let pass = case
             .decoder

@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::batch::{Packed, TokenBatch};
-use super::block::{Block, BlockTerms, Pass};
+use super::block::{Block, BlockTerms, Goal, Pass};
 use super::cache::{KvCache, LayerCache};
 use super::config::{DecoderConfig, LINEARS};
 use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
-    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, adapted_row_norms, cross_entropy,
-    embedding, frozen_linear, pull_gradients, rms_norm,
+    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, Tape, adapted_row_norms,
+    cross_entropy, embedding, frozen_linear, rms_norm, select_rows,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -24,6 +24,9 @@ pub struct DropoutKey {
     pub seed: u64,
     pub step: u64,
     pub micro_batch: u32,
+    /// Tokens computed of the micro-batch before these: its masks do not depend on the pieces it is
+    /// computed in.
+    pub tokens_before: u64,
 }
 
 /// What a training pass gives: sums, so that micro-batches add up to the full batch.
@@ -31,6 +34,8 @@ pub struct LossAndGradients {
     /// Sum over trained tokens of the negative log-likelihood.
     pub loss_sum: f64,
     pub trained_tokens: u64,
+    /// Tokens that were computed: those behind a row's last trained one are not.
+    pub computed_tokens: u64,
     /// Gradients of `loss_sum` for every parameter of the set, in its order, f32.
     pub gradients: Vec<Tensor>,
 }
@@ -117,8 +122,9 @@ impl Decoder {
     pub fn logits(&self, input_ids: &[Vec<u32>], adapters: &[Active<'_>]) -> Result<Tensor> {
         let packed = Packed::whole(input_ids);
         let hidden = self.hidden(&packed, adapters)?;
-        let hidden = rms_norm(&hidden, &self.norm, self.config.rms_norm_eps)?;
-        let logits = frozen_linear(&hidden, &self.head)?.to_dtype(DType::F32)?;
+        let tape = Tape::off();
+        let hidden = rms_norm(&tape, &hidden, &self.norm, self.config.rms_norm_eps)?;
+        let logits = frozen_linear(&tape, &hidden, &self.head)?.to_dtype(DType::F32)?;
         let longest = input_ids.iter().map(Vec::len).max().unwrap_or(0);
         let mut rows = Vec::new();
         for span in &packed.spans {
@@ -155,60 +161,68 @@ impl Decoder {
     ) -> Result<LossAndGradients> {
         let packed = Packed::trained(batch)?;
         let adapters = [Active { set, strength: 1.0 }];
-        let terms = self.terms(&adapters, dropout, true)?;
+        let terms = self.terms(&adapters, dropout)?;
         let first_adapted = terms.iter().position(|t| t.iter().any(|t| !t.is_empty()));
         let (Some(first_adapted), false) = (first_adapted, packed.targets.is_empty()) else {
             let (loss_sum, trained_tokens) = self.loss(batch, &adapters)?;
             return Ok(LossAndGradients {
                 loss_sum,
                 trained_tokens,
+                computed_tokens: packed.ids.len() as u64,
                 gradients: zero_gradients(set)?,
             });
         };
         let pass = self.pass(&packed, 0)?;
         let mut x = self.embed(&packed.ids)?;
-        // What the backward starts each block from: its input and, without recomputation, its
-        // output with the graph in between.
-        let mut kept: Vec<(Tensor, Option<Tensor>)> = Vec::new();
-        for (layer, block) in self.blocks.iter().enumerate() {
-            if layer < first_adapted {
-                x = block.forward(&x, &Default::default(), &pass, None)?;
-            } else if recompute {
-                let y = block.forward(&x, &detached(&terms[layer]), &pass, None)?;
-                kept.push((x, None));
-                x = y;
-            } else {
-                let input = leaf(&x, layer > first_adapted)?;
-                let y = block.forward(&input, &terms[layer], &pass, None)?;
-                x = y.detach();
-                kept.push((input, Some(y)));
-            }
-        }
-        let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
-        let mut dx = d_hidden.context("the head gave no gradient")?;
         let parameters = set.parameters();
         let of_layer = self.parameters_by_layer(set, &parameters);
+        // The tape of a block's pass: gradients are wanted of its parameters and, above the first
+        // adapted block, of its input.
+        let start = |layer: usize, input: &Tensor| {
+            let tape = Tape::recording();
+            for &index in &of_layer[layer] {
+                tape.want(parameters[index].var);
+            }
+            if layer > first_adapted {
+                tape.want(input);
+            }
+            tape
+        };
+        // What the backward starts each block from: its input and, without recomputation, its
+        // output and the tape in between.
+        let mut kept: Vec<(Tensor, Option<(Tape, Tensor)>)> = Vec::new();
+        for (layer, (block, terms)) in self.blocks.iter().zip(&terms).enumerate() {
+            let tape = match layer < first_adapted || recompute {
+                true => Tape::off(),
+                false => start(layer, &x),
+            };
+            let y = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
+            if layer >= first_adapted {
+                kept.push((x, (!recompute).then(|| (tape, y.clone()))));
+            }
+            x = y;
+        }
+        let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
+        drop(x);
+        let mut dx = d_hidden.context("the head gave no gradient")?;
         let mut gradients: Vec<Option<Tensor>> = vec![None; parameters.len()];
         for layer in (first_adapted..self.blocks.len()).rev() {
-            let (input, output) = kept.pop().context("a block's input is missing")?;
-            let wanted = layer > first_adapted;
-            let (input, output) = match output {
-                Some(output) => (input, output),
+            let (input, done) = kept.pop().context("a block's input is missing")?;
+            let (tape, output) = match done {
+                Some(done) => done,
                 None => {
-                    let input = leaf(&input, wanted)?;
-                    let output = self.blocks[layer].forward(&input, &terms[layer], &pass, None)?;
-                    (input, output)
+                    let (tape, terms) = (start(layer, &input), &terms[layer]);
+                    let replay = Goal::Replay;
+                    let output =
+                        self.blocks[layer].forward(&tape, &input, terms, &pass, None, replay)?;
+                    (tape, output)
                 }
             };
-            if !output.track_op() {
-                // No adapter here, and none below that this block's input would need.
-                continue;
-            }
-            let mut store = pull_gradients(&output, &dx)?;
+            let mut found = tape.pull(&output, dx)?;
             for &index in &of_layer[layer] {
                 let parameter = &parameters[index];
-                let gradient = store
-                    .remove(parameter.var)
+                let gradient = found
+                    .take(parameter.var)
                     .with_context(|| format!("no gradient reached {}", parameter.module))?;
                 // What layers share gets a gradient from each.
                 gradients[index] = Some(match gradients[index].take() {
@@ -216,16 +230,18 @@ impl Decoder {
                     None => gradient,
                 });
             }
-            if wanted {
-                dx = store
-                    .remove(&input)
-                    .context("no gradient reached a block's input")?;
+            if layer == first_adapted {
+                break;
             }
+            dx = found
+                .take(&input)
+                .context("no gradient reached a block's input")?;
         }
         let gradients = gradients.into_iter().collect::<Option<_>>();
         Ok(LossAndGradients {
             loss_sum,
             trained_tokens: packed.targets.len() as u64,
+            computed_tokens: packed.ids.len() as u64,
             gradients: gradients.context("an adapter got no gradient")?,
         })
     }
@@ -271,7 +287,7 @@ impl Decoder {
     /// # Errors
     /// An adapter of another base; the device fails.
     pub fn cache(&self, adapters: &[Active<'_>]) -> Result<KvCache> {
-        let terms = self.terms(adapters, None, false)?;
+        let terms = self.terms(adapters, None)?;
         Ok(KvCache {
             layers: terms
                 .into_iter()
@@ -293,25 +309,27 @@ impl Decoder {
         }
         let packed = Packed::continued(ids, cache.len);
         let pass = self.pass(&packed, cache.len)?;
+        let tape = Tape::off();
         let mut x = self.embed(ids)?;
         for (block, (terms, cache)) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block.forward(&x, terms, &pass, Some(cache))?;
+            x = block.forward(&tape, &x, terms, &pass, Some(cache), Goal::Output)?;
         }
         cache.len += ids.len();
         let last = x.narrow(0, ids.len() - 1, 1)?;
-        let last = rms_norm(&last, &self.norm, self.config.rms_norm_eps)?;
-        Ok(frozen_linear(&last, &self.head)?
+        let last = rms_norm(&tape, &last, &self.norm, self.config.rms_norm_eps)?;
+        Ok(frozen_linear(&tape, &last, &self.head)?
             .to_dtype(DType::F32)?
             .squeeze(0)?)
     }
 
     /// Hidden states after the last block, without a graph.
     fn hidden(&self, packed: &Packed, adapters: &[Active<'_>]) -> Result<Tensor> {
-        let terms = self.terms(adapters, None, false)?;
+        let terms = self.terms(adapters, None)?;
         let pass = self.pass(packed, 0)?;
+        let tape = Tape::off();
         let mut x = self.embed(&packed.ids)?;
         for (block, terms) in self.blocks.iter().zip(&terms) {
-            x = block.forward(&x, terms, &pass, None)?;
+            x = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
         }
         Ok(x)
     }
@@ -329,14 +347,17 @@ impl Decoder {
         packed: &Packed,
         gradient: bool,
     ) -> Result<(f64, Option<Tensor>)> {
-        let hidden = leaf(hidden, gradient)?;
+        let tape = match gradient {
+            true => Tape::recording(),
+            false => Tape::off(),
+        };
+        tape.want(hidden);
         // Only tokens with a target cost a row of logits.
-        let wanted = Tensor::new(&packed.trained[..], &self.device)?;
-        let chosen = hidden.index_select(&wanted, 0)?;
-        let normed = rms_norm(&chosen, &self.norm, self.config.rms_norm_eps)?;
+        let chosen = select_rows(&tape, hidden, &packed.trained)?;
+        let normed = rms_norm(&tape, &chosen, &self.norm, self.config.rms_norm_eps)?;
         let (loss, d_normed) = cross_entropy(&normed, &self.head, &packed.targets, gradient)?;
         let d_hidden = match d_normed {
-            Some(d_normed) => pull_gradients(&normed, &d_normed)?.remove(&hidden),
+            Some(d_normed) => tape.pull(&normed, d_normed)?.take(hidden),
             None => None,
         };
         Ok((loss, d_hidden))
@@ -391,12 +412,11 @@ impl Decoder {
         Ok(())
     }
 
-    /// The adapters of every block's linears. With `tracked`, gradients reach A and B.
+    /// The adapters of every block's linears.
     fn terms(
         &self,
         adapters: &[Active<'_>],
         dropout: Option<DropoutKey>,
-        tracked: bool,
     ) -> Result<Vec<BlockTerms>> {
         let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
         for active in adapters {
@@ -404,14 +424,12 @@ impl Decoder {
             self.check_modules(active.set)?;
             for pair in &active.set.pairs {
                 let (layer, kind) = self.modules[&pair.module];
-                let tensor = |var: &Var| match tracked {
-                    true => var.as_tensor().clone(),
-                    false => var.as_detached_tensor(),
-                };
+                let tensor = |var: &Var| var.as_tensor().clone();
                 let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
                     seed: key.seed,
                     step: key.step,
                     item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
+                    before: key.tokens_before * self.config.linear_shape(kind).0 as u64,
                     probability,
                 });
                 let dora = pair.magnitude.as_ref().map(|magnitude| {
@@ -433,29 +451,6 @@ impl Decoder {
         }
         Ok(terms)
     }
-}
-
-/// `x` as the start of a graph: gradients reach it only when they are `wanted`.
-fn leaf(x: &Tensor, wanted: bool) -> Result<Tensor> {
-    Ok(match wanted {
-        true => Var::from_tensor(&x.detach())?.into_inner(),
-        false => x.detach(),
-    })
-}
-
-fn detached(terms: &BlockTerms) -> BlockTerms {
-    terms.each_ref().map(|terms| {
-        let detach = |term: &LoraTerm| LoraTerm {
-            a: term.a.detach(),
-            b: term.b.detach(),
-            dora: term.dora.as_ref().map(|dora| DoraTerm {
-                magnitude: dora.magnitude.detach(),
-                norms: dora.norms.clone(),
-            }),
-            ..term.clone()
-        };
-        terms.iter().map(detach).collect()
-    })
 }
 
 fn zero_gradients(set: &LoraSet) -> Result<Vec<Tensor>> {

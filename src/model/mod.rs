@@ -32,7 +32,7 @@ pub use gguf_names::{
     gguf_module, hugging_face_module, hugging_face_row, interleaved_row, interleaves_heads,
 };
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
-pub use memory::{MemoryEstimate, memory_estimate};
+pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use tokenizer::Tokenizer;
 
 use source::Source;

@@ -1,9 +1,12 @@
 //! Rotary position embedding, as Hugging Face pairs the features: `j` with `j + head_dim / 2`.
 
-use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::tensors::{floats, fused, with_floats};
+use super::profile::{Part, timed};
+use super::tape::Tape;
+use super::tensors::{fused, with_floats};
+use super::wide::wide;
 
 /// Cosines and sines of every token's angles, `[tokens, head_dim / 2]` each.
 #[derive(Clone)]
@@ -36,7 +39,7 @@ impl RopeTable {
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
-pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+pub fn rope(tape: &Tape, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     let (tokens, features) = x.dims2()?;
     let (rows, half) = table.cos.dims2()?;
     if rows != tokens || !features.is_multiple_of(2 * half) {
@@ -45,12 +48,21 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
             2 * half
         );
     }
-    if fused(x) {
-        return x.contiguous()?.apply_op1(Rope {
-            table: table.clone(),
-            direction: 1.0,
-        });
+    if !fused(x) {
+        return tape.composed([x], |[x]| composed(&x, table));
     }
+    let y = rotate(x, table, 1.0)?;
+    let (input, table) = (x.id(), table.clone());
+    tape.record(&y, &[x], move |dy, gradients| {
+        // The backward of a rotation turns the other way.
+        gradients.add(input, rotate(&dy, &table, -1.0)?)
+    });
+    Ok(y)
+}
+
+fn composed(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+    let (tokens, features) = x.dims2()?;
+    let (_, half) = table.cos.dims2()?;
     let split = x.reshape((tokens, features / (2 * half), 2 * half))?;
     let cos = table.cos.to_dtype(x.dtype())?.unsqueeze(1)?;
     let sin = table.sin.to_dtype(x.dtype())?.unsqueeze(1)?;
@@ -63,50 +75,37 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     Tensor::cat(&rotated, D::Minus1)?.reshape((tokens, features))
 }
 
-struct Rope {
-    table: RopeTable,
-    /// -1 turns the other way: the backward of a rotation.
-    direction: f32,
-}
-
-impl CustomOp1 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = floats(storage, layout)?;
-        let (_, features) = layout.shape().dims2()?;
-        let (_, half) = self.table.cos.dims2()?;
-        let out = with_floats(&self.table.cos, |cos| {
-            with_floats(&self.table.sin, |sin| {
-                let mut out = vec![0.0; x.len()];
-                out.par_chunks_mut(features)
+fn rotate(x: &Tensor, table: &RopeTable, direction: f32) -> Result<Tensor> {
+    let _time = timed(Part::Rope);
+    let (_, features) = x.dims2()?;
+    let (_, half) = table.cos.dims2()?;
+    let y = with_floats(x, |x| {
+        with_floats(&table.cos, |cos| {
+            with_floats(&table.sin, |sin| {
+                let mut y = vec![0.0; x.len()];
+                y.par_chunks_mut(features)
                     .zip(x.par_chunks(features))
                     .zip(cos.par_chunks(half).zip(sin.par_chunks(half)))
-                    .for_each(|((out, x), (cos, sin))| {
-                        for (out, x) in out.chunks_mut(2 * half).zip(x.chunks(2 * half)) {
-                            let (out1, out2) = out.split_at_mut(half);
-                            let (x1, x2) = x.split_at(half);
-                            for j in 0..half {
-                                let sin = self.direction * sin[j];
-                                out1[j] = x1[j] * cos[j] - x2[j] * sin;
-                                out2[j] = x2[j] * cos[j] + x1[j] * sin;
-                            }
-                        }
-                    });
-                out
+                    .for_each(|((y, x), (cos, sin))| rotate_row(y, x, cos, sin, direction));
+                y
             })
-        })??;
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
+        })
+    })???;
+    Tensor::from_vec(y, x.shape(), &Device::Cpu)
+}
 
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = dy.contiguous()?.apply_op1_no_bwd(&Rope {
-            table: self.table.clone(),
-            direction: -self.direction,
-        })?;
-        Ok(Some(dx))
+wide! {
+    fn rotate_row(y: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], direction: f32) {
+        let half = cos.len();
+        for (y, x) in y.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+            let (y1, y2) = y.split_at_mut(half);
+            let (x1, x2) = x.split_at(half);
+            for j in 0..half {
+                let sin = direction * sin[j];
+                y1[j] = x1[j] * cos[j] - x2[j] * sin;
+                y2[j] = x2[j] * cos[j] + x1[j] * sin;
+            }
+        }
     }
 }
 
@@ -119,7 +118,9 @@ mod tests {
     #[test]
     fn gradient_of_rope_is_its_slope() {
         let table = RopeTable::new(&[0, 3, 7], &[1.0, 0.3, 0.01], &Device::Cpu).unwrap();
-        check("rope", &[numbers(1, &[3, 12])], |t| rope(&t[0], &table));
+        check("rope", &[numbers(1, &[3, 12])], |tape, t| {
+            rope(tape, &t[0], &table)
+        });
     }
 
     #[test]
@@ -128,7 +129,7 @@ mod tests {
         let quarter = std::f32::consts::FRAC_PI_2;
         let table = RopeTable::new(&[1], &[quarter, 2.0 * quarter], &Device::Cpu).unwrap();
         let x = Tensor::new(&[[1.0f32, 2.0, 3.0, 4.0]], &Device::Cpu).unwrap();
-        let y = to_vec(&rope(&x, &table).unwrap()).unwrap();
+        let y = to_vec(&rope(&Tape::off(), &x, &table).unwrap()).unwrap();
         for (got, expected) in y.iter().zip([-3.0, -2.0, 1.0, -4.0]) {
             assert!((got - expected).abs() < 1e-5, "{y:?}");
         }
