@@ -510,12 +510,12 @@ fn a_prompt_is_rendered_up_to_the_assistants_turn() {
     };
     let hi = message(data::Role::User, "Hi.");
     assert_eq!(
-        data::render_chat(&tokenizer, None, &[hi.clone()]).unwrap(),
+        data::render_chat(&tokenizer, None, std::slice::from_ref(&hi)).unwrap(),
         "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
     );
     let own = "{{ messages[0].content | upper }}{{ add_generation_prompt }}";
     assert_eq!(
-        data::render_chat(&tokenizer, Some(own), &[hi.clone()]).unwrap(),
+        data::render_chat(&tokenizer, Some(own), std::slice::from_ref(&hi)).unwrap(),
         "HI.True"
     );
     let chat = [

@@ -12,7 +12,10 @@ use crate::model::{LoraPair, LoraSet};
 /// What of the given adapter the fresh one has no place for, and which settings would have.
 pub(super) fn start_from(fresh: &LoraSet, given: &LoraSet) -> Result<Vec<String>, String> {
     let (theirs, ours) = (&given.spec, &fresh.spec);
-    let largest = given.pairs.iter().filter_map(|p| p.a.dims().first().copied());
+    let largest = given
+        .pairs
+        .iter()
+        .filter_map(|p| p.a.dims().first().copied());
     let largest = largest.max().unwrap_or(0);
     if largest > ours.rank {
         return Err(format!(
@@ -21,14 +24,22 @@ pub(super) fn start_from(fresh: &LoraSet, given: &LoraSet) -> Result<Vec<String>
             ours.rank, ours.rank
         ));
     }
-    if let Some(pair) = given.pairs.iter().find(|p| !fresh.index.contains_key(&p.module)) {
+    if let Some(pair) = given
+        .pairs
+        .iter()
+        .find(|p| !fresh.index.contains_key(&p.module))
+    {
         return Err(format!(
             "it adapts {}, this config does not: set `target_modules: [{}]` and leave layers out",
             pair.module,
             theirs.target_modules.join(", ")
         ));
     }
-    if let Some(pair) = fresh.pairs.iter().find(|p| !given.index.contains_key(&p.module)) {
+    if let Some(pair) = fresh
+        .pairs
+        .iter()
+        .find(|p| !given.index.contains_key(&p.module))
+    {
         return Err(format!(
             "it does not adapt {}, this config does: set `target_modules: [{}]`",
             pair.module,

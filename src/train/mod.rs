@@ -9,6 +9,7 @@ mod controls;
 mod device;
 mod evaluate;
 mod export;
+mod init_from;
 mod memory;
 pub mod optimizer;
 mod plan;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::checkpoint::{self, DataFingerprint, State};
 use super::device::{device_name, dtype, open_device};
+use super::init_from::start_from;
 use super::optimizer::AdamW;
 use super::plan::Plan;
 use super::stage::Stage;
@@ -46,6 +47,12 @@ pub(super) fn open(
     let warn = |text: String| {
         reporter.emit(EventKind::Message(Message {
             level: Level::Warning,
+            text,
+        }));
+    };
+    let info = |text: String| {
+        reporter.emit(EventKind::Message(Message {
+            level: Level::Info,
             text,
         }));
     };
@@ -90,7 +97,11 @@ pub(super) fn open(
     let shape = &base.description.config;
     let set = match resume {
         Some(checkpoint) => resumed_adapter(config, checkpoint, shape, &device)?,
-        None => fresh_adapter(config, shape, &device)?,
+        None => {
+            let (set, notes) = first_adapter(config, shape, &device)?;
+            notes.into_iter().for_each(info);
+            set
+        }
     };
     let optimizer = match (resume, &state) {
         (Some(checkpoint), Some(state)) => {
@@ -177,19 +188,29 @@ fn fresh_adapter(config: &RunConfig, shape: &DecoderConfig, device: &Device) -> 
         dropout: config.lora_dropout,
         target_modules: model::target_names(shape, &modules),
     };
-    let fresh = LoraSet::new(&modules, spec, config.seed, device)?;
-    let Some(folder) = &config.init_from else {
-        return Ok(fresh);
+    LoraSet::new(&modules, spec, config.seed, device)
+}
+
+/// The adapter of a run's first step: fresh, or with the numbers of `init_from`; and what was done
+/// to those, a sentence each.
+fn first_adapter(
+    config: &RunConfig,
+    shape: &DecoderConfig,
+    device: &Device,
+) -> Result<(LoraSet, Vec<String>)> {
+    let fresh = fresh_adapter(config, shape, device)?;
+    let Some(path) = &config.init_from else {
+        return Ok((fresh, Vec::new()));
     };
-    let given = adapter::read_lora_set(folder, shape, device)
-        .with_context(|| format!("init_from: {}", folder.display()))?;
-    take_over(&fresh, &given).map_err(|difference| {
+    let given = adapter::read_lora_set(path, shape, device)
+        .with_context(|| format!("init_from: {}", path.display()))?;
+    let notes = start_from(&fresh, &given).map_err(|difference| {
         input_error(format!(
-            "init_from: the adapter in {} is not of this config's shape: {difference}; set lora_rank, lora_alpha, use_rslora, target_modules and layers to its values",
-            folder.display()
+            "init_from: the adapter in {} does not fit this config: {difference}",
+            path.display()
         ))
     })?;
-    Ok(fresh)
+    Ok((fresh, notes))
 }
 
 fn resumed_adapter(
@@ -198,11 +219,7 @@ fn resumed_adapter(
     shape: &DecoderConfig,
     device: &Device,
 ) -> Result<LoraSet> {
-    let without_init = RunConfig {
-        init_from: None,
-        ..config.clone()
-    };
-    let fresh = fresh_adapter(&without_init, shape, device)?;
+    let fresh = fresh_adapter(config, shape, device)?;
     let saved = adapter::read_lora_set(checkpoint, shape, device)?;
     take_over(&fresh, &saved).map_err(|difference| {
         input_error(format!(
