@@ -10,11 +10,23 @@ use loradeck::model::{
 };
 use serde_json::Value;
 
-const CASES: [&str; 4] = [
+const CASES: [&str; 16] = [
     "llama_tied_gqa",
     "llama_untied_headdim",
     "llama_rope_llama3",
     "llama_rope_linear",
+    "families/llama_bias",
+    "families/llama_dynamic",
+    "families/mistral",
+    "families/mistral_no_window",
+    "families/qwen2",
+    "families/qwen2_window",
+    "families/qwen3",
+    "families/qwen3_yarn",
+    "families/phi3",
+    "families/phi3_longrope",
+    "families/smollm3",
+    "families/smollm3_window",
 ];
 
 fn fixtures() -> PathBuf {
@@ -95,6 +107,26 @@ impl Case {
 
     fn scalar(&self, name: &str) -> f64 {
         f64::from(floats(&self.expected[name])[0])
+    }
+}
+
+#[test]
+fn hidden_states_are_those_of_transformers_and_peft_after_every_block() {
+    for name in CASES {
+        let case = Case::read(name);
+        let got = case
+            .decoder
+            .hidden_states(&case.batch.input_ids, &case.adapters())
+            .unwrap();
+        assert_eq!(got.len(), case.decoder.config().layers + 1);
+        for (layer, got) in got.iter().enumerate() {
+            let expected = &case.expected[&format!("hidden.{layer}")];
+            for (row, &length) in case.lengths.iter().enumerate() {
+                let cut = |t: &Tensor| t.get(row).unwrap().narrow(0, 0, length).unwrap();
+                let apart = difference(&cut(got), &cut(expected));
+                assert!(apart < 1e-4, "{name}, layer {layer}, row {row}: {apart:e}");
+            }
+        }
     }
 }
 
@@ -193,7 +225,14 @@ fn a_pass_run_again_gives_the_same_bits_also_with_dropout() {
 
 #[test]
 fn a_cache_gives_the_logits_of_the_whole_sequence() {
-    for name in ["llama_untied_headdim", "llama_rope_llama3"] {
+    for name in [
+        "llama_untied_headdim",
+        "llama_rope_llama3",
+        "families/mistral",
+        "families/qwen3",
+        "families/phi3",
+        "families/smollm3_window",
+    ] {
         let case = Case::read(name);
         let ids = &case.batch.input_ids[0];
         let whole = case
@@ -215,19 +254,75 @@ fn every_gguf_encoding_gives_the_logits_of_its_dequantised_weights() {
     for name in [
         "tiny-f32",
         "tiny-f16",
+        "tiny-bf16",
         "tiny-q8_0",
         "tiny-q4_0",
         "tiny-q4_1",
+        "tiny-q5_0",
+        "tiny-q5_1",
+        "k-q2_k",
+        "k-q3_k",
+        "k-q4_k",
+        "k-q5_k",
+        "k-q6_k",
         "tiny-llama3-untied",
     ] {
         let folder = fixtures().join("gguf");
-        let decoder = decoder(&folder.join(format!("{name}.gguf")));
-        let expected = tensors(&folder.join(format!("{name}.safetensors")));
-        let ids: Vec<i64> = expected["input_ids"].to_vec1().unwrap();
-        let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-        let got = decoder.logits(&[ids], &[]).unwrap();
-        let apart = difference(&got.get(0).unwrap(), &expected["logits"]);
-        assert!(apart < 1e-4, "{name}: {apart:e}");
+        check_logits(&folder.join(format!("{name}.gguf")), &folder.join(name));
+    }
+}
+
+/// Holds a base's logits against the reference's of `expected`.safetensors.
+fn check_logits(base: &Path, expected: &Path) {
+    let decoder = decoder(base);
+    let expected = tensors(&expected.with_extension("safetensors"));
+    let ids: Vec<i64> = expected["input_ids"].to_vec1().unwrap();
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    let got = decoder.logits(&[ids], &[]).unwrap();
+    let apart = difference(&got.get(0).unwrap(), &expected["logits"]);
+    assert!(apart < 1e-4, "{}: {apart:e}", base.display());
+}
+
+#[test]
+fn a_gguf_of_every_family_gives_the_logits_of_transformers() {
+    for name in [
+        "llama_bias",
+        "qwen2",
+        "qwen3",
+        "qwen3_yarn",
+        "phi3",
+        "phi3_longrope",
+        "smollm3",
+    ] {
+        let base = fixtures().join(format!("gguf/family-{name}.gguf"));
+        check_logits(&base, &base.with_extension(""));
+    }
+}
+
+#[test]
+fn a_ggml_file_gives_the_logits_of_its_dequantised_weights() {
+    let folder = fixtures().join("ggml");
+    let base = folder.join("tiny.ggmlv3.bin");
+    check_logits(&base, &folder.join("tiny"));
+    let base = model::describe(base.to_str().unwrap()).unwrap();
+    let config = &base.config;
+    assert_eq!((&*base.format, &*base.dtype), ("ggml", "Q4_0"));
+    assert_eq!(
+        (config.heads, config.kv_heads, config.intermediate_size),
+        (4, 2, 64)
+    );
+    assert!(base.notes[0].contains("LLaMA 2"), "{:?}", base.notes);
+}
+
+#[test]
+fn sentencepiece_tokens_in_gguf_and_ggml_are_those_of_sentencepiece() {
+    let folder = fixtures().join("ggml");
+    let expected = json(&folder.join("tokens.json"));
+    for file in ["llama-tokens.gguf", "tiny.ggmlv3.bin"] {
+        let path = folder.join(file);
+        let tokenizer = model::open_tokenizer(path.to_str().unwrap()).unwrap();
+        check_tokenizer(&tokenizer, &expected);
+        assert!(tokenizer.add_bos);
     }
 }
 

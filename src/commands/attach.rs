@@ -30,6 +30,8 @@ pub fn run(args: AttachArgs) -> Result<u8> {
         readonly: args.readonly,
         theme: args.look.theme,
         lang: args.look.lang,
+        keymap: args.look.keymap,
+        bell: args.look.bell,
     })?;
     match place {
         Place::Folder(path) => {

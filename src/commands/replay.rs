@@ -24,6 +24,8 @@ pub fn run(args: ReplayArgs) -> Result<u8> {
         readonly: false,
         theme: args.look.theme,
         lang: args.look.lang,
+        keymap: args.look.keymap,
+        bell: args.look.bell,
     })?;
     Ok(0)
 }

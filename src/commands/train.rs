@@ -77,6 +77,8 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         readonly: false,
         theme: args.look.theme,
         lang: args.look.lang,
+        keymap: args.look.keymap,
+        bell: args.look.bell,
     })?;
     after_deck(&folder, child, leave)
 }

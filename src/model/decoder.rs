@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::batch::{Packed, TokenBatch};
-use super::block::{Block, BlockTerms, Goal, Pass};
+use super::block::{Block, BlockTerms, Goal, Pass, no_terms};
 use super::cache::{KvCache, LayerCache};
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
@@ -49,8 +49,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Tensor,
     head: FrozenWeight,
-    rope_frequencies: Vec<f32>,
-    /// Module -> (layer, index into [`LINEARS`]).
+    /// Module -> (layer, index into [`DecoderConfig::block_linears`]).
     modules: BTreeMap<String, (usize, usize)>,
 }
 
@@ -62,39 +61,23 @@ impl Decoder {
             ));
         }
         let config = source.config.clone();
-        let place = |name: String| -> Result<FrozenWeight> {
-            FrozenWeight::new(source.weight(&name)?, device, dtype)
-                .with_context(|| format!("the weight {name} does not fit on the device"))
-        };
-        let norm = |name: String| -> Result<Tensor> {
-            let weight = source.weight(&name)?.row(0);
-            Ok(Tensor::from_vec(weight, config.hidden_size, device)?)
-        };
+        let linears = config.block_linears();
         let mut blocks = Vec::new();
         let mut modules = BTreeMap::new();
         for layer in 0..config.layers {
-            let prefix = format!("model.layers.{layer}");
-            let mut linears = Vec::new();
-            for (kind, linear) in LINEARS.iter().enumerate() {
-                linears.push(place(format!("{prefix}.{linear}.weight"))?);
-                modules.insert(format!("{prefix}.{linear}"), (layer, kind));
+            blocks.push(Block::read(source, layer, device, dtype)?);
+            for (kind, linear) in linears.iter().enumerate() {
+                let name = format!("model.layers.{layer}.{}", linear.name);
+                modules.insert(name, (layer, kind));
             }
-            blocks.push(Block {
-                input_norm: norm(format!("{prefix}.input_layernorm.weight"))?,
-                post_attention_norm: norm(format!("{prefix}.post_attention_layernorm.weight"))?,
-                linears: linears
-                    .try_into()
-                    .map_err(|_| anyhow::anyhow!("a block has another number of linears"))?,
-            });
         }
-        let embedding = place("model.embed_tokens.weight".to_owned())?;
+        let embedding = source.frozen("model.embed_tokens.weight", device, dtype)?;
         let head = match config.tie_word_embeddings {
             true => embedding.clone(),
-            false => place("lm_head.weight".to_owned())?,
+            false => source.frozen("lm_head.weight", device, dtype)?,
         };
         Ok(Decoder {
-            norm: norm("model.norm.weight".to_owned())?,
-            rope_frequencies: config.rope_frequencies(),
+            norm: source.vector("model.norm.weight", device)?,
             device: device.clone(),
             dtype,
             embedding,
@@ -121,17 +104,27 @@ impl Decoder {
     /// the device fails.
     pub fn logits(&self, input_ids: &[Vec<u32>], adapters: &[Active<'_>]) -> Result<Tensor> {
         let packed = Packed::whole(input_ids);
-        let hidden = self.hidden(&packed, adapters)?;
+        let hidden = self.hidden(&packed, adapters, |_| ())?;
         let tape = Tape::off();
         let hidden = rms_norm(&tape, &hidden, &self.norm, self.config.rms_norm_eps)?;
         let logits = frozen_linear(&tape, &hidden, &self.head)?.to_dtype(DType::F32)?;
-        let longest = input_ids.iter().map(Vec::len).max().unwrap_or(0);
-        let mut rows = Vec::new();
-        for span in &packed.spans {
-            let row = logits.narrow(0, span.queries.start, span.queries.len())?;
-            rows.push(row.pad_with_zeros(0, 0, longest - span.queries.len())?);
-        }
-        Ok(Tensor::stack(&rows, 0)?)
+        packed.rows(&logits)
+    }
+
+    /// Hidden states `[B, T, hidden]` of whole sequences: the embeddings, then what each block
+    /// gives, before the last norm. Rows as in [`Decoder::logits`].
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn hidden_states(
+        &self,
+        input_ids: &[Vec<u32>],
+        adapters: &[Active<'_>],
+    ) -> Result<Vec<Tensor>> {
+        let packed = Packed::whole(input_ids);
+        let mut all = Vec::new();
+        self.hidden(&packed, adapters, |x| all.push(x.clone()))?;
+        all.iter().map(|x| packed.rows(x)).collect()
     }
 
     /// Sum of losses and number of trained tokens; logits are never whole in memory.
@@ -143,7 +136,7 @@ impl Decoder {
         if packed.targets.is_empty() {
             return Ok((0.0, 0));
         }
-        let hidden = self.hidden(&packed, adapters)?;
+        let hidden = self.hidden(&packed, adapters, |_| ())?;
         let (loss, _) = self.head_loss(&hidden, &packed, false)?;
         Ok((loss, packed.targets.len() as u64))
     }
@@ -275,7 +268,7 @@ impl Decoder {
         self.check_modules(set)?;
         for pair in &mut set.pairs {
             let (layer, kind) = self.modules[&pair.module];
-            let weight = &self.blocks[layer].linears[kind];
+            let weight = self.blocks[layer].weight(kind);
             let norms = adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?;
             pair.magnitude = Some(Var::from_tensor(&norms)?);
         }
@@ -322,14 +315,22 @@ impl Decoder {
             .squeeze(0)?)
     }
 
-    /// Hidden states after the last block, without a graph.
-    fn hidden(&self, packed: &Packed, adapters: &[Active<'_>]) -> Result<Tensor> {
+    /// Hidden states after the last block, without a graph; `seen` gets those before every block
+    /// as well.
+    fn hidden(
+        &self,
+        packed: &Packed,
+        adapters: &[Active<'_>],
+        mut seen: impl FnMut(&Tensor),
+    ) -> Result<Tensor> {
         let terms = self.terms(adapters, None)?;
         let pass = self.pass(packed, 0)?;
         let tape = Tape::off();
         let mut x = self.embed(&packed.ids)?;
+        seen(&x);
         for (block, terms) in self.blocks.iter().zip(&terms) {
             x = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
+            seen(&x);
         }
         Ok(x)
     }
@@ -373,8 +374,15 @@ impl Decoder {
                  lower sequence_len"
             )));
         }
+        let rotation = self.config.rotation(longest);
         Ok(Pass {
-            table: RopeTable::new(&packed.positions, &self.rope_frequencies, &self.device)?,
+            table: RopeTable::new(
+                &packed.positions,
+                &rotation.frequencies,
+                rotation.factor,
+                self.config.head_dim,
+                &self.device,
+            )?,
             spans: Arc::new(packed.spans.clone()),
             heads: Heads {
                 queries: self.config.heads,
@@ -387,6 +395,7 @@ impl Decoder {
 
     /// Whether the adapter's modules are this base's, in names and shapes.
     fn check_modules(&self, set: &LoraSet) -> Result<()> {
+        let linears = self.config.block_linears();
         for pair in &set.pairs {
             let Some(&(_, kind)) = self.modules.get(&pair.module) else {
                 return Err(input_error(format!(
@@ -394,7 +403,7 @@ impl Decoder {
                     pair.module
                 )));
             };
-            let (inputs, outputs) = self.config.linear_shape(kind);
+            let (inputs, outputs) = (linears[kind].inputs, linears[kind].outputs);
             let magnitude = pair.magnitude.as_ref();
             if pair.a.dims()[1..] != [inputs]
                 || pair.b.dims()[..1] != [outputs]
@@ -418,7 +427,8 @@ impl Decoder {
         adapters: &[Active<'_>],
         dropout: Option<DropoutKey>,
     ) -> Result<Vec<BlockTerms>> {
-        let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
+        let linears = self.config.block_linears();
+        let mut terms = vec![no_terms(&self.config); self.blocks.len()];
         for active in adapters {
             let probability = active.set.spec.dropout;
             self.check_modules(active.set)?;
@@ -428,12 +438,12 @@ impl Decoder {
                 let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
                     seed: key.seed,
                     step: key.step,
-                    item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
-                    before: key.tokens_before * self.config.linear_shape(kind).0 as u64,
+                    item: (key.micro_batch << 12) ^ (layer * linears.len() + kind) as u32,
+                    before: key.tokens_before * linears[kind].inputs as u64,
                     probability,
                 });
                 let dora = pair.magnitude.as_ref().map(|magnitude| {
-                    let weight = &self.blocks[layer].linears[kind];
+                    let weight = self.blocks[layer].weight(kind);
                     Ok::<_, candle_core::Error>(DoraTerm {
                         magnitude: tensor(magnitude),
                         norms: adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?,

@@ -1,7 +1,7 @@
 //! How much host memory a run will take.
 
 use super::Description;
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use crate::ops::tokens_at_once;
 
 /// Bytes by purpose, for training on the CPU in f32.
@@ -37,13 +37,9 @@ pub fn memory_estimate(
     let config = &base.config;
     let tokens = (batch_size * sequence_len) as u64;
     let hidden = config.hidden_size as u64;
-    let outputs: u64 = (0..LINEARS.len())
-        .map(|kind| config.linear_shape(kind).1 as u64)
-        .sum();
-    let (q, k) = (
-        (config.heads * config.head_dim) as u64,
-        (config.kv_heads * config.head_dim) as u64,
-    );
+    let outputs = config.block_linears().into_iter().map(|l| l.outputs as u64);
+    let outputs: u64 = outputs.sum();
+    let (q, k) = (config.q_features() as u64, config.k_features() as u64);
     // Kept by a block's graph per token: its input, two norms, two residuals, every linear's
     // output, rotated q and k, the attended values and the gated activation.
     let graph = 5 * hidden + outputs + 2 * q + k + config.intermediate_size as u64;

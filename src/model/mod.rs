@@ -10,6 +10,8 @@ mod cache;
 mod config;
 mod decoder;
 mod device;
+mod family;
+mod ggjt;
 pub mod gguf;
 mod gguf_base;
 mod gguf_names;
@@ -17,6 +19,8 @@ mod gguf_tokenizer;
 mod hugging_face;
 mod lora;
 mod memory;
+mod rope;
+mod sentencepiece;
 mod source;
 mod tokenizer;
 
@@ -25,14 +29,16 @@ use candle_core::{DType, Device};
 
 pub use batch::TokenBatch;
 pub use cache::KvCache;
-pub use config::{DecoderConfig, RopeScaling};
+pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
 pub use gguf_names::{
-    gguf_module, hugging_face_module, hugging_face_row, interleaved_row, interleaves_heads,
+    gguf_architecture, gguf_module, hugging_face_module, hugging_face_row, interleaved_row,
+    interleaves_heads,
 };
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
 pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
+pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
 
 use source::Source;
@@ -49,7 +55,7 @@ pub struct Base {
 pub struct Description {
     /// As written in the config.
     pub name: String,
-    /// "safetensors", "gguf" or "builtin".
+    /// "safetensors", "gguf", "ggml" or "builtin".
     pub format: String,
     /// "F32", "Q4_1", ...: of most weights.
     pub dtype: String,
@@ -59,9 +65,12 @@ pub struct Description {
     pub config: DecoderConfig,
     /// The files read, for hashing; empty for a built-in base.
     pub files: Vec<std::path::PathBuf>,
+    /// What the files do not say and had to be assumed, a sentence each.
+    pub notes: Vec<String>,
 }
 
-/// Reads the headers of a base: a Hugging Face folder, a `.gguf` file or `builtin:tiny-llama`.
+/// Reads the headers of a base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file or
+/// `builtin:tiny-llama`.
 ///
 /// # Errors
 /// Nothing there, damaged headers, an architecture or encoding that is not supported: one sentence.

@@ -8,6 +8,8 @@
 //! backward needs is noted on a [`Tape`].
 
 mod attention;
+mod bias;
+mod columns;
 mod decode;
 mod dora;
 mod dropout;
@@ -31,6 +33,8 @@ mod wide;
 mod finite_differences;
 
 pub use attention::{Heads, Span, attention};
+pub use bias::add_bias;
+pub use columns::select_columns;
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;
@@ -38,6 +42,7 @@ pub use head::cross_entropy;
 pub(crate) use head::tokens_at_once;
 pub use linear::frozen_linear;
 pub use lora::{LoraTerm, Residual, lora_linear};
+pub use matrix::product_rate;
 pub use norm::rms_norm;
 pub use rope::{RopeTable, rope};
 pub use rows::select_rows;

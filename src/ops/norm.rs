@@ -8,12 +8,13 @@ use super::tape::Tape;
 use super::tensors::{fused, with_floats};
 use super::wide::{dot, wide};
 
-/// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`.
+/// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`; where the weight
+/// has the size of a head, per head.
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
 pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if weight.elem_count() != x.dim(D::Minus1)? {
+    if weight.elem_count() == 0 || !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count()) {
         bail!("a norm of {:?} features got {:?}", weight.dims(), x.dims());
     }
     if !fused(x) {
@@ -25,12 +26,13 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
     drop(time);
     let (input, weight) = (x.clone(), weight.clone());
     tape.record(&y, &[x], move |dy, gradients| {
-        let _time = timed(Part::Norm);
+        let time = timed(Part::Norm);
         let dx = with_floats(&input, |x| {
             with_floats(&dy, |dy| {
                 with_floats(&weight, |weight| backward(x, dy, weight, eps as f32))
             })
         })???;
+        drop(time);
         gradients.add(
             input.id(),
             Tensor::from_vec(dx, input.shape(), &Device::Cpu)?,
@@ -41,9 +43,11 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
 
 fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
+    let wide = wide.reshape(((), weight.elem_count()))?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
     wide.broadcast_div(&(mean + eps)?.sqrt()?)?
         .broadcast_mul(&weight.to_dtype(DType::F32)?)?
+        .reshape(x.shape())?
         .to_dtype(x.dtype())
 }
 

@@ -179,9 +179,16 @@ impl HostWeight {
         self.rows
     }
 
-    /// The numbers of one row.
-    pub fn row(&self, row: u32) -> Vec<f32> {
-        self.gather(&[row])
+    /// The numbers of a matrix of one column.
+    ///
+    /// # Errors
+    /// It has more.
+    pub fn column(&self) -> Result<Vec<f32>> {
+        if self.columns != 1 {
+            bail!("a vector was expected, not {} columns", self.columns);
+        }
+        let all: Vec<u32> = (0..self.rows as u32).collect();
+        Ok(self.gather(&all))
     }
 
     fn bytes(&self) -> &[u8] {

@@ -4,6 +4,7 @@
 //! [`Reporter`] and is steered through [`Control`] messages. The loop itself is `trainer.rs`, to be
 //! read from top to bottom.
 
+pub mod bench;
 pub mod checkpoint;
 mod controls;
 mod device;

@@ -77,6 +77,13 @@ pub(super) fn open(
         dtype(config.precision, &device)?,
     )?;
 
+    for note in &base.description.notes {
+        reporter.emit(EventKind::Message(Message {
+            level: Level::Info,
+            text: format!("base: {note}"),
+        }));
+    }
+
     stage.enter(PhaseName::Loading, "reading the data");
     let data = data::load(config, &base.tokenizer)?;
     refuse_bad_records(config, &data)?;

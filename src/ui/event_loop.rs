@@ -10,7 +10,7 @@ use super::app::{Action, App, Msg};
 use super::pace::{Pace, Urgency};
 use super::screen::Screen;
 use super::terminal::{Guard, was_restored};
-use super::view;
+use super::{editor, view, yank};
 use crate::protocol::{Command, EventKind, Query};
 use crate::run::link::{Link, Update};
 
@@ -56,7 +56,12 @@ fn urgency(message: &Msg) -> Urgency {
             _ => Urgency::News,
         },
         Msg::Update(Update::Dropped(_)) | Msg::Tick => Urgency::Data,
-        Msg::Update(_) | Msg::Sent { .. } | Msg::Asked { .. } => Urgency::News,
+        Msg::Update(_)
+        | Msg::Sent { .. }
+        | Msg::Asked { .. }
+        | Msg::Edited(_)
+        | Msg::Yanked(_)
+        | Msg::Themes(_) => Urgency::News,
     }
 }
 
@@ -110,7 +115,7 @@ pub fn run<W: Write>(
             changed = changed.max(Some(urgency));
             let actions = app.update(now(), message);
             for action in actions {
-                match act(app, action, remote, guard, screen) {
+                match act(app, action, messages, remote, guard, screen) {
                     Ok(false) => {}
                     Ok(true) | Err(_) => return Ok(()),
                 }
@@ -130,6 +135,7 @@ pub fn run<W: Write>(
 fn act<W: Write>(
     app: &mut App,
     action: Action,
+    messages: &Receiver<Msg>,
     remote: &impl Remote,
     guard: &Guard,
     screen: &mut Screen<W>,
@@ -146,6 +152,35 @@ fn act<W: Write>(
         }
         Action::StartRunner => {
             remote.start_runner();
+        }
+        Action::Edit { name, text } => {
+            guard.release();
+            let (edited, ended) = editor::edit(app, &name, &text, messages);
+            guard.retake()?;
+            if app.mouse {
+                guard.mouse(true)?;
+            }
+            if let Ok(size) = crossterm::terminal::size() {
+                app.size = size;
+            }
+            screen.forget();
+            if ended {
+                return Ok(true);
+            }
+            for action in app.update(now(), Msg::Edited(edited)) {
+                if act(app, action, messages, remote, guard, screen)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Action::Yank(text) => {
+            let tmux = std::env::var_os("TMUX").is_some_and(|v| !v.is_empty());
+            let copied = yank::copy(&text, tmux, screen.out());
+            app.update(now(), Msg::Yanked(copied));
+        }
+        Action::Bell => {
+            screen.out().write_all(b"\x07")?;
+            screen.out().flush()?;
         }
         Action::Mouse(on) => guard.mouse(on)?,
         Action::Redraw => screen.forget(),

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -16,9 +17,14 @@ use crossterm::{cursor, event, execute, terminal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::app::Msg;
+use super::theme::{Capabilities, Catalogue, fingerprint};
 
 /// Whether the terminal is taken over: restoring twice would disturb what was printed since.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Whether somebody else has the terminal's keys, and whether the thread that reads them has seen
+/// that.
+static HELD: AtomicBool = AtomicBool::new(false);
+static PAUSED: AtomicBool = AtomicBool::new(false);
 
 /// The terminal, taken over. Dropping it gives it back.
 #[derive(Debug)]
@@ -54,6 +60,18 @@ impl Guard {
         take()
     }
 
+    /// Gives the terminal away until [`Guard::retake`]: no key is read, and Ctrl-C is for whoever
+    /// has it.
+    pub fn release(&self) {
+        HELD.store(true, Ordering::SeqCst);
+        // The thread that reads keys may be in the middle of a look.
+        let until = std::time::Instant::now() + 2 * LOOK;
+        while !PAUSED.load(Ordering::SeqCst) && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        restore();
+    }
+
     /// Takes the terminal again after someone else may have set it.
     ///
     /// # Errors
@@ -61,7 +79,9 @@ impl Guard {
     pub fn retake(&self) -> io::Result<()> {
         // crossterm believes that it still is raw.
         let _ = terminal::disable_raw_mode();
-        take()
+        take()?;
+        HELD.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Switches mouse reports.
@@ -158,11 +178,50 @@ impl Watchers {
         spawn("deck-signals", Box::new(move || signals(&tx, &stopped)))?;
         Ok(Watchers { stop })
     }
+
+    /// Looks after the themes' files, and sends all themes anew when one has changed.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch_themes(
+        &self,
+        messages: &SyncSender<Msg>,
+        capabilities: Capabilities,
+        folders: Vec<PathBuf>,
+        wanted: Option<String>,
+    ) -> io::Result<()> {
+        let (messages, stop) = (messages.clone(), self.stop.clone());
+        let body = move || {
+            let mut seen = fingerprint(&folders, wanted.as_deref());
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(2 * LOOK);
+                let now = fingerprint(&folders, wanted.as_deref());
+                if now == seen {
+                    continue;
+                }
+                seen = now;
+                let themes = Catalogue::open(capabilities, &folders, wanted.as_deref());
+                if messages.send(Msg::Themes(Box::new(themes))).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("deck-themes".into())
+            .spawn(body)
+            .map(drop)
+    }
 }
 
 /// Reads keys. On a terminal that has died crossterm may never return: [`hangup`] tells of that.
 fn input(messages: &SyncSender<Msg>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
+        if HELD.load(Ordering::SeqCst) {
+            PAUSED.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        PAUSED.store(false, Ordering::SeqCst);
         let message = match event::poll(LOOK) {
             Ok(false) => continue,
             Ok(true) => event::read().map(Msg::Input),
@@ -219,9 +278,16 @@ fn signals(messages: &SyncSender<Msg>, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let message = tokio::select! {
                 _ = term.recv() => Msg::End,
-                _ = int.recv() => Msg::End,
+                // Whoever has the terminal gets its Ctrl-C; so does this process.
+                _ = int.recv() => match HELD.load(Ordering::SeqCst) {
+                    true => continue,
+                    false => Msg::End,
+                },
                 _ = hup.recv() => Msg::End,
-                _ = cont.recv() => Msg::Continued,
+                _ = cont.recv() => match HELD.load(Ordering::SeqCst) {
+                    true => continue,
+                    false => Msg::Continued,
+                },
                 () = tokio::time::sleep(LOOK) => continue,
             };
             // The deck's end may already have been reached.

@@ -17,6 +17,7 @@ pub(super) fn report(report: &Report) -> Value {
             "name": b.name,
             "architecture": b.config.architecture,
             "format": b.format,
+            "notes": b.notes,
             "dtype": b.dtype,
             "parameters": b.parameters,
             "bytes": b.bytes,

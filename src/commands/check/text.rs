@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::examine::{Fit, Report};
 use super::trial::Step;
+use crate::commands::bytes;
 use crate::config::Problem;
 use crate::protocol::DataStatistics;
 
@@ -79,6 +80,9 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
             grouped(config.vocab_size as u64),
             grouped(config.max_position_embeddings as u64)
         );
+        for note in &base.notes {
+            let _ = writeln!(out, "  note: {note}");
+        }
     }
     if let Some(data) = &report.data {
         heading(&mut out, "Data");
@@ -313,21 +317,6 @@ fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{count} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ macro_rules! sentences {
 mod deck;
 mod dialogs;
 mod keys;
+mod log;
 mod panes;
 
 impl Lang {
