@@ -10,11 +10,12 @@ use loradeck::model::{
 };
 use serde_json::Value;
 
-const CASES: [&str; 16] = [
+const CASES: [&str; 17] = [
     "llama_tied_gqa",
     "llama_untied_headdim",
     "llama_rope_llama3",
     "llama_rope_linear",
+    "llama_dora",
     "families/llama_bias",
     "families/llama_dynamic",
     "families/mistral",
@@ -199,7 +200,13 @@ fn adapter_gradients_are_those_of_peft_with_and_without_recomputation() {
 /// N steps straight equal k steps, a kill and the rest, only if equal inputs give equal bits.
 #[test]
 fn a_pass_run_again_gives_the_same_bits_also_with_dropout() {
-    let mut case = Case::read("llama_untied_headdim");
+    for name in ["llama_untied_headdim", "llama_dora"] {
+        passes_are_equal(name);
+    }
+}
+
+fn passes_are_equal(name: &str) {
+    let mut case = Case::read(name);
     case.set.spec.dropout = 0.3;
     let run = |step, recompute| {
         let key = DropoutKey {

@@ -36,6 +36,7 @@ pub fn concatenate(adapters: &[Weighted]) -> Result<Adapter> {
         use_rslora: false,
         metadata: BTreeMap::new(),
         target_modules: Vec::new(),
+        layers_to_transform: Vec::new(),
         dropout: 0.0,
         ..first.clone()
     };

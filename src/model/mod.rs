@@ -36,7 +36,7 @@ pub use gguf_names::{
     gguf_architecture, gguf_module, hugging_face_module, hugging_face_row, interleaved_row,
     interleaves_heads,
 };
-pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
+pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, peft_targets};
 pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;

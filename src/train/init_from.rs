@@ -1,8 +1,11 @@
 //! Going on with an adapter that exists.
 
-use candle_core::Tensor;
+use std::collections::HashMap;
 
-use crate::model::{LoraPair, LoraSet};
+use candle_core::{Tensor, TensorId};
+
+use super::adapter::same;
+use crate::model::{LoraPair, LoraSet, Part};
 
 /// Gives the fresh adapter what the given one does, exactly: where the fresh one's rank is higher,
 /// the rows of A beyond keep their fresh numbers and the columns of B beyond are zero; where the
@@ -46,12 +49,33 @@ pub(super) fn start_from(fresh: &LoraSet, given: &LoraSet) -> Result<Vec<String>
             theirs.target_modules.join(", ")
         ));
     }
+    if theirs.use_dora && !ours.use_dora {
+        return Err("it is DoRA, this config is not: set `use_dora: true`".to_owned());
+    }
     let mut rescaled = false;
+    // Where layers share numbers, a file holds them once for each.
+    let mut taken: HashMap<TensorId, (&str, Tensor)> = HashMap::new();
     for (pair, given) in pairs(fresh, given) {
+        let failed = |e| format!("{} cannot be taken over ({e})", pair.module);
         let factor = given.scale / pair.scale;
         rescaled |= factor != 1.0;
-        place(pair, given, factor)
-            .map_err(|e| format!("{} cannot be taken over ({e:#})", pair.module))?;
+        for (part, var) in pair.parts() {
+            let Some(numbers) = numbers(part, pair, given, factor).map_err(failed)? else {
+                continue;
+            };
+            match taken.get(&var.id()) {
+                None => var.set(&numbers).map_err(failed)?,
+                Some((module, first)) if !same(first, &numbers).map_err(failed)? => {
+                    return Err(format!(
+                        "{module} and {} have other numbers, and `share_adapters` makes them one: \
+                         leave `share_adapters` out",
+                        pair.module
+                    ));
+                }
+                Some(_) => {}
+            }
+            taken.insert(var.id(), (&pair.module, numbers));
+        }
     }
     let mut notes = Vec::new();
     if theirs.rank < ours.rank {
@@ -79,23 +103,32 @@ fn pairs<'a>(
     each.filter_map(|pair| Some((pair, &given.pairs[*given.index.get(&pair.module)?])))
 }
 
-fn place(pair: &LoraPair, given: &LoraPair, factor: f64) -> candle_core::Result<()> {
-    let (rank, wanted) = (given.a.dim(0)?, pair.a.dim(0)?);
-    let b = match factor {
-        1.0 => given.b.as_detached_tensor(),
-        _ => (given.b.as_detached_tensor() * factor)?,
+/// What one part of the fresh pair becomes; `None`: it keeps its numbers.
+fn numbers(
+    part: Part,
+    fresh: &LoraPair,
+    given: &LoraPair,
+    factor: f64,
+) -> candle_core::Result<Option<Tensor>> {
+    let (rank, wanted) = (given.a.dim(0)?, fresh.a.dim(0)?);
+    let beyond = wanted - rank;
+    let numbers = match part {
+        Part::Magnitude => return Ok(given.magnitude.as_ref().map(|m| m.as_detached_tensor())),
+        Part::A if beyond == 0 => given.a.as_detached_tensor(),
+        Part::A => {
+            let drawn = fresh.a.as_detached_tensor().narrow(0, rank, beyond)?;
+            Tensor::cat(&[&given.a.as_detached_tensor(), &drawn], 0)?
+        }
+        Part::B => {
+            let b = match factor {
+                1.0 => given.b.as_detached_tensor(),
+                _ => (given.b.as_detached_tensor() * factor)?,
+            };
+            b.pad_with_zeros(1, 0, beyond)?
+        }
     };
-    let (a, b) = if rank == wanted {
-        (given.a.as_detached_tensor(), b)
-    } else {
-        let beyond = pair.a.as_detached_tensor().narrow(0, rank, wanted - rank)?;
-        (
-            Tensor::cat(&[&given.a.as_detached_tensor(), &beyond], 0)?,
-            b.pad_with_zeros(1, 0, wanted - rank)?,
-        )
-    };
-    pair.a.set(&a.contiguous()?)?;
-    pair.b.set(&b.contiguous()?)
+    // A copy: setting the fresh numbers must not change what is compared with them.
+    Ok(Some(numbers.contiguous()?.copy()?))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 """Writes the reference numbers that the Rust tests are held against (transformers + PEFT, f32, CPU).
 
     python tests/tools/make_fixtures.py                 # all of tests/fixtures
-    python tests/tools/make_fixtures.py --only llama    # llama, families, adamw20, schedules, gguf, ggml or tokenizers
+    python tests/tools/make_fixtures.py --only llama    # llama, families, schedules, gguf, ggml or tokenizers
 
 Deterministic: tiny random models from a fixed seed, one thread. What lies in each folder:
 
@@ -12,8 +12,6 @@ llama_<case>/, families/<case>/
                expected.safetensors              logits [B,T,V], loss [], hidden.0 (embeddings), hidden.i (after block i),
                                                  base_loss (without the adapter), grad.<PEFT key> of the loss
                Right padding: compare logits and hidden states where attention_mask is 1.
-adamw20/       adapter/ (start), batches.json (20 steps of 2 micro-batches, with lr, loss, grad_norm), final.safetensors.
-               The base is llama_tied_gqa. A step's loss is the mean over all unmasked tokens of its two micro-batches.
 schedules.json factors of transformers' schedules per step (the learning rate is peak * factor).
 gguf/          tiny-*.gguf with expected logits in tiny-*.safetensors (input_ids [T] i64, logits [T,V] f32: of the dequantised weights);
                tiny-tokens.json (their tokenizer); smollm2.json and tiny-llama.json (token ids, rendered chat templates).
@@ -38,7 +36,7 @@ import gguf
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast,
@@ -204,7 +202,9 @@ def write_case(folder: Path, seed: int, base: PreTrainedModel, lora: dict) -> No
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **lora)).eval()
     with torch.no_grad():
         for n, p in model.named_parameters():
-            if "lora_" in n:
+            if "magnitude" in n:  # of a base's rows' size, some larger, some smaller
+                p.mul_(torch.empty_like(p).uniform_(0.7, 1.4))
+            elif "lora_" in n:
                 p.normal_(0.0, 0.15)
     save_adapter(model, folder / "adapter", folder.name)
     hidden: list[torch.Tensor] = []
@@ -223,41 +223,6 @@ def write_case(folder: Path, seed: int, base: PreTrainedModel, lora: dict) -> No
     assert all("lora_" in n for n in expected if n.startswith("grad.")) and (logits - base_logits).abs().max() > 0.1
     save_file({k: v.detach().contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
     print(f"{folder.name}: loss {loss.item():.6f} over {count} tokens, {sum(k.startswith('grad.') for k in expected)} gradients")
-
-
-def make_adamw(out: Path) -> None:
-    folder = fresh(out / "adamw20")
-    base = AutoModelForCausalLM.from_pretrained(out / "llama_tied_gqa", dtype=torch.float32, attn_implementation="eager")
-    torch.manual_seed(7)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=QKVO, task_type="CAUSAL_LM")).train()
-    save_adapter(model, folder / "adapter", "llama_tied_gqa")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    settings = dict(learning_rate=5e-3, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.01, max_grad_norm=1.0, warmup_steps=3, total_steps=20, lr_scheduler="cosine")
-    optimizer = torch.optim.AdamW(parameters, lr=5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 3, 20)
-    rng = np.random.default_rng(7)
-    # Few distinct rows, met again and again, so that the loss really falls.
-    pool = [random_batch(rng, [int(n) for n in rng.integers(6, 20, 2)], VOCAB) for _ in range(6)]
-    steps = []
-    for step in range(20):
-        micro = [pool[(2 * step) % 6], pool[(2 * step + 1) % 6]]
-        total_tokens = sum(sum_loss(torch.zeros(1, 1, 1).expand(*torch.tensor(b["labels"]).shape, VOCAB), torch.tensor(b["labels"]))[1] for b in micro)
-        summed = 0.0
-        for batch in micro:
-            ids, labels, mask = tensors(batch)
-            part, _ = sum_loss(model(input_ids=ids, attention_mask=mask).logits, labels)
-            (part / total_tokens).backward()
-            summed += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
-        lr = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        steps.append({"step": step + 1, "lr": lr, "loss": summed / total_tokens, "grad_norm": norm, "tokens": total_tokens, "micro_batches": micro})
-    write_json(folder / "batches.json", {"settings": settings, "steps": steps})
-    final = get_peft_model_state_dict(model)
-    save_file({k: v.detach().contiguous() for k, v in final.items()}, folder / "final.safetensors")
-    print(f"adamw20: loss {steps[0]['loss']:.4f} -> {steps[-1]['loss']:.4f}, gradient norms {min(s['grad_norm'] for s in steps):.3f} .. {max(s['grad_norm'] for s in steps):.3f}")
 
 
 def make_schedules(out: Path) -> None:
@@ -612,14 +577,14 @@ def make_ggml(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "tests/fixtures")
-    parser.add_argument("--only", choices=["llama", "families", "adamw20", "schedules", "gguf", "ggml", "tokenizers"])
+    parser.add_argument("--only", choices=["llama", "families", "schedules", "gguf", "ggml", "tokenizers"])
     parser.add_argument("--smollm2", type=Path, default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    makers = {"llama": make_llama, "families": make_families, "adamw20": make_adamw, "schedules": make_schedules, "gguf": make_gguf, "ggml": make_ggml, "tokenizers": lambda out: make_tokenizers(out, args.smollm2)}
+    makers = {"llama": make_llama, "families": make_families, "schedules": make_schedules, "gguf": make_gguf, "ggml": make_ggml, "tokenizers": lambda out: make_tokenizers(out, args.smollm2)}
     for name, make in makers.items():
         if args.only in (None, name):
             make(args.output)

@@ -35,8 +35,10 @@ pub(super) fn report(report: &Report) -> Value {
             })).collect::<Vec<_>>(),
         })),
         "adapter": report.adapter.as_ref().map(|a| json!({
-            "rank": a.rank,
-            "target_modules": a.target_modules,
+            "rank": a.spec.rank,
+            "use_dora": a.spec.use_dora,
+            "shared_by_layers": a.spec.share_layers,
+            "target_modules": a.spec.target_modules,
             "modules": a.modules,
             "parameters": a.parameters,
         })),
