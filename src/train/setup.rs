@@ -56,7 +56,7 @@ pub(super) fn open(
             text,
         }));
     };
-    preflight::formats(&config.export_formats, false)?;
+    preflight::formats(&config.export_formats, config.use_dora)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
