@@ -27,7 +27,9 @@ const HEADS: Heads = Heads {
 
 fn numbers(seed: u64, rows: usize, columns: usize) -> Tensor {
     let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
-    let data: Vec<f32> = (0..rows * columns).map(|_| stream.uniform() - 0.5).collect();
+    let data: Vec<f32> = (0..rows * columns)
+        .map(|_| stream.uniform() - 0.5)
+        .collect();
     Tensor::from_vec(data, (rows, columns), &Device::Cpu).expect("a tensor of its own numbers")
 }
 
@@ -69,9 +71,12 @@ fn both(
 fn elementwise(criterion: &mut Criterion) {
     let x = numbers(1, TOKENS, HIDDEN);
     let norm = numbers(2, 1, HIDDEN);
-    both(criterion, "rms_norm", std::slice::from_ref(&x), |tape, t| {
-        rms_norm(tape, &t[0], &norm, 1e-5)
-    });
+    both(
+        criterion,
+        "rms_norm",
+        std::slice::from_ref(&x),
+        |tape, t| rms_norm(tape, &t[0], &norm, 1e-5),
+    );
     let positions: Vec<usize> = (0..TOKENS).map(|i| i % ROW).collect();
     let frequencies: Vec<f32> = (0..HEADS.size / 2).map(|i| 0.9f32.powi(i as i32)).collect();
     let table = RopeTable::new(&positions, &frequencies, &Device::Cpu).expect("a table");
@@ -82,7 +87,9 @@ fn elementwise(criterion: &mut Criterion) {
         numbers(1, TOKENS, INTERMEDIATE),
         numbers(2, TOKENS, INTERMEDIATE),
     ];
-    both(criterion, "swiglu", &gate, |tape, t| swiglu(tape, &t[0], &t[1]));
+    both(criterion, "swiglu", &gate, |tape, t| {
+        swiglu(tape, &t[0], &t[1])
+    });
     let every_other: Vec<u32> = (0..TOKENS as u32).step_by(2).collect();
     both(criterion, "select_rows", &[x], |tape, t| {
         select_rows(tape, &t[0], &every_other)
@@ -141,7 +148,9 @@ fn attentions(criterion: &mut Criterion) {
 
 fn ends(criterion: &mut Criterion) {
     let weight = weight(GgmlDType::Q8_0, VOCABULARY, HIDDEN);
-    let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 47 % VOCABULARY as u32).collect();
+    let ids: Vec<u32> = (0..TOKENS as u32)
+        .map(|i| i * 47 % VOCABULARY as u32)
+        .collect();
     criterion.bench_function("embedding", |bench| {
         bench.iter(|| embedding(&ids, &weight, &Device::Cpu).expect("ids of the vocabulary"));
     });
