@@ -79,7 +79,8 @@ fn elementwise(criterion: &mut Criterion) {
     );
     let positions: Vec<usize> = (0..TOKENS).map(|i| i % ROW).collect();
     let frequencies: Vec<f32> = (0..HEADS.size / 2).map(|i| 0.9f32.powi(i as i32)).collect();
-    let table = RopeTable::new(&positions, &frequencies, &Device::Cpu).expect("a table");
+    let table =
+        RopeTable::new(&positions, &frequencies, 1.0, HEADS.size, &Device::Cpu).expect("a table");
     both(criterion, "rope", std::slice::from_ref(&x), |tape, t| {
         rope(tape, &t[0], &table)
     });
