@@ -194,7 +194,7 @@ pub struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// The base: a Hugging Face folder, a GGUF file or builtin:tiny-llama
+    /// The base: a Hugging Face folder, a GGUF or GGML (ggjt v3) file or builtin:tiny-llama
     #[arg(long, value_name = "BASE")]
     pub base: String,
     /// An adapter (PEFT folder), with an optional strength: DIR:0.8

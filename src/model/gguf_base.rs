@@ -60,6 +60,8 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         files: vec![path.to_owned()],
         tokenizer: TokenizerFiles::Gguf(Box::new(header), file),
         notes: Vec::new(),
+        quantization: None,
+        mapped: Vec::new(),
     })
 }
 
