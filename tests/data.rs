@@ -504,17 +504,28 @@ fn the_demo_and_smollm2_data_that_ship_are_without_fault() {
 #[test]
 fn a_prompt_is_rendered_up_to_the_assistants_turn() {
     let tokenizer = tokenizer();
+    let message = |role, content: &str| data::Message {
+        role,
+        content: content.to_owned(),
+    };
+    let hi = message(data::Role::User, "Hi.");
     assert_eq!(
-        data::render_prompt(&tokenizer, None, "Hi.").unwrap(),
+        data::render_chat(&tokenizer, None, std::slice::from_ref(&hi)).unwrap(),
         "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
     );
     let own = "{{ messages[0].content | upper }}{{ add_generation_prompt }}";
     assert_eq!(
-        data::render_prompt(&tokenizer, Some(own), "Hi.").unwrap(),
+        data::render_chat(&tokenizer, Some(own), std::slice::from_ref(&hi)).unwrap(),
         "HI.True"
     );
+    let chat = [
+        message(data::Role::System, "Be kind."),
+        hi.clone(),
+        message(data::Role::Assistant, "Hello."),
+        hi,
+    ];
     assert_eq!(
-        data::render_prompt(&plain_tokenizer(), None, "Hi.").unwrap(),
-        "Hi."
+        data::render_chat(&plain_tokenizer(), None, &chat).unwrap(),
+        "Be kind.\n\nUser: Hi.\nAssistant: Hello.\nUser: Hi.\nAssistant:"
     );
 }

@@ -211,7 +211,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "none",
         "./adapters/first",
-        "Continue this adapter (a PEFT folder) on new data",
+        "Continue this adapter (a PEFT folder, a checkpoint or a GGUF adapter) on new data; its rank may be raised",
         paths::adapter,
         |v| v.as_ref().map_or("none".into(), |p| paths::show(p))
     ),

@@ -34,7 +34,8 @@ pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
 pub use gguf_names::{
-    gguf_architecture, gguf_module, hugging_face_module, interleaved_row, interleaves_heads,
+    gguf_architecture, gguf_module, hugging_face_module, hugging_face_row, interleaved_row,
+    interleaves_heads,
 };
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, peft_targets};
 pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};

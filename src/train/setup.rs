@@ -50,7 +50,13 @@ pub(super) fn open(
             text,
         }));
     };
-    preflight::formats(&config.export_formats, false)?;
+    let info = |text: String| {
+        reporter.emit(EventKind::Message(Message {
+            level: Level::Info,
+            text,
+        }));
+    };
+    preflight::formats(&config.export_formats, config.use_dora)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
@@ -101,7 +107,11 @@ pub(super) fn open(
     stage.enter(PhaseName::Loading, "making the adapter");
     let set = match resume {
         Some(checkpoint) => adapter::resumed(config, checkpoint, &base)?,
-        None => adapter::fresh(config, &base)?,
+        None => {
+            let (set, notes) = adapter::fresh(config, &base)?;
+            notes.into_iter().for_each(info);
+            set
+        }
     };
     let optimizer = match (resume, &state) {
         (Some(checkpoint), Some(state)) => {
