@@ -222,7 +222,7 @@ impl Report {
             parameters: size.trained,
             spec,
         });
-        self.look_at_memory(loaded, &base, size.trained);
+        self.look_at_memory(loaded, &base, size.trained, &modules);
         if let Some(plan) = self.plan {
             let disk = preflight(config, size, plan);
             self.disk = self.keep(loaded, "output_dir", disk);
@@ -233,7 +233,13 @@ impl Report {
         }
     }
 
-    fn look_at_memory(&mut self, loaded: &LoadedConfig, base: &Description, parameters: u64) {
+    fn look_at_memory(
+        &mut self,
+        loaded: &LoadedConfig,
+        base: &Description,
+        parameters: u64,
+        modules: &[(String, usize, usize)],
+    ) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
         let statistics = &data.statistics;
@@ -248,7 +254,9 @@ impl Report {
         let rows = config.batch_size.min(rows.max(1) as usize);
         let recompute = recomputes(config);
         let memory = Memory {
-            estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),
+            estimate: model::memory_estimate(
+                base, parameters, modules, rows, row_tokens, recompute,
+            ),
             row_tokens,
             available: available_memory(),
         };
