@@ -314,7 +314,8 @@ fn a_base_quantised_while_loading_computes_nearly_the_same_with_less_memory() {
     let plain = decoder(Path::new(base)).logits(&[vec![5, 9, 70]], &[]);
     let plain = plain.unwrap();
     let dense = model::describe(base).unwrap();
-    for (name, dtype, close) in [("q8_0", "Q8_0", 0.02), ("q4_k", "Q5_0", 0.2)] {
+    // 8 bits leave about 0.5 % on the output of each of 14 linears, 5 bits eight times that.
+    for (name, dtype, close) in [("q8_0", "Q8_0", 0.05), ("q4_k", "Q5_0", 0.4)] {
         let quantization = Quantization::named(name);
         assert!(quantization.is_some());
         let described = model::describe_quantised(base, quantization).unwrap();
