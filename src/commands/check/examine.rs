@@ -92,7 +92,9 @@ pub(super) fn examine(path: &Path, sets: &[String]) -> Report {
 impl Report {
     fn look_at_run(&mut self, loaded: &LoadedConfig) {
         let config = &loaded.config;
-        self.base = self.keep(loaded, "base_model", model::describe(&config.base_model));
+        let quantization = config.quantize.and_then(model::Quantization::named);
+        let described = model::describe_quantised(&config.base_model, quantization);
+        self.base = self.keep(loaded, "base_model", described);
         let tokenizer = match &self.base {
             Some(_) => {
                 let opened = model::open_tokenizer(&config.base_model);
