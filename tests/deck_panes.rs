@@ -28,11 +28,11 @@ fn at_every_size(name: &str, deck: impl Fn((u16, u16)) -> Deck) {
 impl Deck {
     /// The runner answers the query that was asked last.
     fn answer(&mut self, reply: Reply) {
-        let queries = self.sent().into_iter().filter_map(|a| match a {
+        let mut queries = self.sent().into_iter().filter_map(|a| match a {
             Action::Query(query) => Some(query),
             _ => None,
         });
-        let query = queries.last().expect("nothing was asked");
+        let query = queries.next_back().expect("nothing was asked");
         self.send(Msg::Asked { id: 77, query });
         self.send(Msg::Update(Update::Reply { id: 77, reply }));
     }
