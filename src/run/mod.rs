@@ -34,7 +34,7 @@ pub mod runner;
 mod sampler;
 mod segments;
 mod server;
-mod signals;
+pub mod signals;
 mod socket;
 pub mod start;
 pub mod status;
