@@ -101,7 +101,10 @@ impl Disk {
     }
 }
 
-fn result(scratch: &Scratch) -> (Vec<u8>, Vec<u8>, Vec<(u64, Value, Value)>) {
+/// Adapter, moments, and the losses and norms of every step.
+type Outcome = (Vec<u8>, Vec<u8>, Vec<(u64, Value, Value)>);
+
+fn result(scratch: &Scratch) -> Outcome {
     let read = |name: &str| fs::read(scratch.run.join(name)).unwrap();
     (
         read("exports/peft/adapter_model.safetensors"),
@@ -110,8 +113,8 @@ fn result(scratch: &Scratch) -> (Vec<u8>, Vec<u8>, Vec<(u64, Value, Value)>) {
     )
 }
 
-fn undisturbed() -> &'static (Vec<u8>, Vec<u8>, Vec<(u64, Value, Value)>) {
-    static RESULT: OnceLock<(Vec<u8>, Vec<u8>, Vec<(u64, Value, Value)>)> = OnceLock::new();
+fn undisturbed() -> &'static Outcome {
+    static RESULT: OnceLock<Outcome> = OnceLock::new();
     RESULT.get_or_init(|| {
         let scratch = Scratch::new(CONFIG);
         assert!(scratch.headless().wait().unwrap().success());
