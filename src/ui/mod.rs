@@ -3,6 +3,7 @@
 //! - [`app`]: what the deck knows, and `update`, its only way to change
 //! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
 //! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
+//! - [`home`]: the screen before a run's deck
 //! - [`lang`]: every text of the interface, in every language
 //! - [`keymap`]: the one table of keys
 //! - [`event_loop`], [`pace`], [`screen`], [`encode`], [`terminal`]: when a frame is drawn, and onto what
@@ -11,6 +12,7 @@ pub mod app;
 pub mod chart;
 pub mod encode;
 pub mod event_loop;
+pub mod home;
 pub mod keymap;
 pub mod lang;
 pub mod layout;
@@ -32,7 +34,7 @@ use anyhow::{Context, Result};
 use self::app::{App, Msg};
 use self::lang::Lang;
 use self::screen::Screen;
-use self::terminal::{Guard, Watchers};
+use self::terminal::{Guard, Tty, Watchers};
 use self::theme::{Capabilities, Catalogue};
 use crate::error::input_error;
 use crate::run::link::{Link, Place};
@@ -74,10 +76,7 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
     let themes = Catalogue::open(
         Capabilities::detect(),
         &theme_folders(),
-        options
-            .theme
-            .as_deref()
-            .or_else(|| light_terminal().then_some("light")),
+        theme_wanted(options.theme.as_deref()),
     );
     let (messages, received) = sync_channel(WAITING);
     let updates = messages.clone();
@@ -95,13 +94,20 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         Lang::detect(options.lang.as_deref()),
     );
     let guard = Guard::enter().context("cannot set up the terminal")?;
-    let watchers = Watchers::start(&messages).context("cannot watch the terminal")?;
-    drop(messages);
+    let watchers = Watchers::start(move |tty| {
+        let message = match tty {
+            Tty::Input(input) => Msg::Input(input),
+            Tty::Continued => Msg::Continued,
+            Tty::End => Msg::End,
+        };
+        messages.send(message).is_ok()
+    })
+    .context("cannot watch the terminal")?;
     let mut screen = Screen::new(io::stdout());
     let left = event_loop::run(&mut app, &received, &link, &guard, &mut screen);
-    drop(watchers);
     // Whoever waits to send must not wait for ever.
     drop(received);
+    drop(watchers);
     drop(guard);
     left?;
     Ok(if app.state.phase.is_end() {
@@ -120,6 +126,11 @@ fn theme_folders() -> Vec<PathBuf> {
     let mut folders = vec![PathBuf::from("themes")];
     folders.extend(config.map(|c| c.join("loradeck/themes")));
     folders
+}
+
+/// The theme asked for, else the one for the terminal's own background.
+fn theme_wanted(asked: Option<&str>) -> Option<&str> {
+    asked.or_else(|| light_terminal().then_some("light"))
 }
 
 /// Some terminals tell their colours as `COLORFGBG=foreground;background`; 7 and 15 are white.

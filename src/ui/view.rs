@@ -22,6 +22,11 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             overlays::draw(app, theme, area, buf);
         }
     }
+    finish(theme, area, buf);
+}
+
+/// What every screen ends with: only what the terminal can show, and the theme's background.
+pub(super) fn finish(theme: &Theme, area: Rect, buf: &mut Buffer) {
     if !theme.glyphs.unicode {
         only_ascii(area, buf);
     }
@@ -34,7 +39,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn too_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+pub(super) fn too_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let (columns, rows) = SMALLEST;
     let sentence = app.lang.too_small(columns, rows, area.width, area.height);
     for (row, line) in text::wrap(&sentence, usize::from(area.width))

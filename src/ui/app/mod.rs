@@ -8,6 +8,7 @@ mod view;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+pub(super) use overlay::edit;
 pub use overlay::{Overlay, STOP_CHOICES};
 pub use records::Records;
 pub use view::View;

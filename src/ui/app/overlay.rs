@@ -158,7 +158,7 @@ impl App {
 }
 
 /// Typing at the end of a line.
-fn edit(text: &mut String, key: KeyEvent) {
+pub fn edit(text: &mut String, key: KeyEvent) {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
         KeyCode::Char('u') if control => text.clear(),

@@ -62,6 +62,7 @@ macro_rules! sentences {
 // After the macros, which they use.
 mod deck;
 mod dialogs;
+mod home;
 mod keys;
 mod panes;
 
@@ -112,6 +113,8 @@ mod tests {
             deck::SENTENCES,
             dialogs::WORDS,
             dialogs::SENTENCES,
+            home::WORDS,
+            home::SENTENCES,
             keys::WORDS,
             panes::WORDS,
             panes::SENTENCES,
