@@ -26,8 +26,10 @@ pub enum CommandLine {
     Send(SendArgs),
     /// Check a config and its data before anything is trained
     Check(CheckArgs),
-    /// Write a run's or a checkpoint's adapter in another tool's format
+    /// Write an adapter in another tool's format
     Export(ExportArgs),
+    /// Print what an adapter is, and what is wrong with it
+    Inspect(InspectArgs),
     /// Generate text from a base with an adapter
     Generate(GenerateArgs),
     /// The runner process itself; started by `train`
@@ -138,14 +140,30 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
+    /// A run's folder (its newest checkpoint is taken), a checkpoint's, or an adapter of any format
     pub source: PathBuf,
-    /// Formats, separated by commas
+    /// Formats, separated by commas: peft, gguf (language models), diffusers, kohya (image models)
     #[arg(long, value_name = "FORMAT", default_value = "peft")]
     pub format: String,
-    /// Where to write (default: exports/<format>-step-N in the run's folder)
-    #[arg(long, value_name = "DIR")]
+    /// Where to write: a folder, or a file for the formats of one file (default:
+    /// exports/<format>-step-N in the run's folder)
+    #[arg(long, value_name = "PATH")]
     pub output: Option<PathBuf>,
+    /// Type of the numbers: bf16, f16 or f32 (default: as they are)
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// The base, where the adapter's file does not tell what the format needs: between peft and gguf
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// An adapter of any format, a checkpoint or a run
+    pub adapter: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

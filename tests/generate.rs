@@ -143,7 +143,7 @@ fn what_cannot_be_used_is_refused_with_a_sentence() {
     for (arguments, expected) in [
         (
             &["--base", BASE, "--lora", "/nowhere:0.5"][..],
-            "--lora /nowhere: there is no adapter",
+            "--lora /nowhere:0.5: /nowhere cannot be read",
         ),
         (
             &["--base", BASE, "--device", "tpu"],

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use loradeck::adapter::read_peft;
+use loradeck::adapter::read_lora_set;
 use loradeck::model::{
     self, Active, Decoder, DecoderConfig, DropoutKey, LoraSet, RopeScaling, TokenBatch, Tokenizer,
 };
@@ -59,7 +59,7 @@ impl Case {
     fn read(name: &str) -> Self {
         let folder = fixtures().join(name);
         let decoder = decoder(&folder);
-        let set = read_peft(&folder.join("adapter"), decoder.config(), &Device::Cpu).unwrap();
+        let set = read_lora_set(&folder.join("adapter"), decoder.config(), &Device::Cpu).unwrap();
         let batch = json(&folder.join("batch.json"));
         let rows =
             |key: &str| -> Vec<Vec<i64>> { serde_json::from_value(batch[key].clone()).unwrap() };

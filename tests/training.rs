@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use loradeck::adapter::{read_peft, write_peft};
+use loradeck::adapter::{read_lora_set, write_peft};
 use loradeck::config::LrScheduler;
 use loradeck::model::{self, TokenBatch};
 use loradeck::protocol::{CheckpointReason, Command, EventKind, PhaseName, StopMode};
@@ -168,7 +168,7 @@ fn twenty_steps_are_those_of_torch_adamw_over_peft() {
     let base = format!("{FIXTURES}/llama_tied_gqa");
     let decoder = model::open_decoder(&base, &Device::Cpu, DType::F32).unwrap();
     let folder = format!("{FIXTURES}/adamw20/adapter");
-    let set = read_peft(Path::new(&folder), decoder.config(), &Device::Cpu).unwrap();
+    let set = read_lora_set(Path::new(&folder), decoder.config(), &Device::Cpu).unwrap();
     let mut optimizer = AdamW::new(&set);
     let settings = &reference.settings;
     for expected in &reference.steps {
@@ -273,7 +273,7 @@ fn exploding_adapter(run: &Run, folder: &Path) {
     let base = model::open(&run.config.base_model, &Device::Cpu, DType::F32).unwrap();
     run.train(None).0.unwrap();
     let export = run.folders().exports.join("peft");
-    let set = read_peft(&export, &base.description.config, &Device::Cpu).unwrap();
+    let set = read_lora_set(&export, &base.description.config, &Device::Cpu).unwrap();
     for pair in &set.pairs {
         pair.b.set(&pair.b.affine(0.0, 1e30).unwrap()).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Writing a folder so that it is either there whole or not at all.
+//! Writing a folder or a file so that it is either there whole or not at all.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,10 +18,7 @@ pub(super) fn write(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     let name =
         name.ok_or_else(|| input_error(format!("{} is no name for a folder", folder.display())))?;
     refuse_foreign(folder, files)?;
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent(folder);
     fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     let beside =
         |mark: &str| -> PathBuf { parent.join(format!(".{name}.{mark}-{}", std::process::id())) };
@@ -35,6 +32,88 @@ pub(super) fn write(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
         let _ = fs::remove_dir_all(&new);
     }
     written.with_context(|| format!("{} cannot be written", folder.display()))
+}
+
+/// Writes one file: beside its final name first, synced to disk, then renamed. A file that is
+/// already there is replaced.
+///
+/// # Errors
+/// The disk fails or is full (nothing is left behind then).
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let new = Unfinished::beside(path)?;
+    let write = || -> Result<()> {
+        let mut file = File::create(new.path())?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(())
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))?;
+    new.finish()
+}
+
+/// A file or folder in the making, under a hidden name beside its final one; deleted when dropped
+/// before [`Unfinished::finish`].
+pub(super) struct Unfinished {
+    /// The hidden name.
+    path: PathBuf,
+    last: PathBuf,
+}
+
+impl Unfinished {
+    /// Makes the folder that `path` lies in, and chooses the hidden name.
+    ///
+    /// # Errors
+    /// `path` is no name for a file; the folder cannot be made.
+    pub fn beside(path: &Path) -> Result<Self> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name =
+            name.ok_or_else(|| input_error(format!("{} is no name for a file", path.display())))?;
+        let parent = parent(path);
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        let new = parent.join(format!(".{name}.new-{}", std::process::id()));
+        remove(&new);
+        Ok(Unfinished {
+            path: new,
+            last: path.to_owned(),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives it its final name. Its content must be synced already.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn finish(self) -> Result<()> {
+        let rename = || -> Result<()> {
+            fs::rename(&self.path, &self.last)?;
+            Ok(File::open(parent(&self.last))?.sync_all()?)
+        };
+        rename().with_context(|| format!("{} cannot be written", self.last.display()))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Deletes a leftover, if there is one.
+fn remove(path: &Path) {
+    let _ = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A folder is only replaced when it holds nothing but what would be written.

@@ -1,6 +1,34 @@
-//! File formats of adapters.
+//! Adapters as files: reading and writing every format, converting between them, merging them into
+//! bases and combining them.
+//!
+//! [`Adapter`] is what an adapter is, whatever file it came from; each format's reader makes one and
+//! its writer takes one ([`peft`], [`gguf`], [`kohya`], [`diffusers`]). [`convert`] makes an adapter
+//! fit a format first.
 
+mod convert;
+mod diffusers;
+mod family;
 mod folder;
+mod gguf;
+mod image_names;
+mod inspect;
+mod kohya;
+mod lora_set;
+mod model;
+mod numbers;
+mod open;
+mod pattern;
 mod peft;
+mod safetensors_file;
+mod write;
 
-pub use peft::{peft_files, read_peft, write_peft};
+#[cfg(test)]
+mod tests;
+
+pub use convert::{ExportOptions, check_format};
+pub use inspect::{PartReport, Report, inspect};
+pub use lora_set::{from_lora_set, peft_files, read_lora_set, to_lora_set, write_peft};
+pub use model::{Adapter, Family, Format, Keys, Part, Rows};
+pub use numbers::{Dtype, Numbers};
+pub use open::open;
+pub use write::{Written, write};

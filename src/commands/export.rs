@@ -5,61 +5,104 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::adapters;
+use crate::adapter::{self, Adapter, Dtype, ExportOptions, Format};
 use crate::cli::ExportArgs;
 use crate::error::input_error;
-use crate::train::checkpoint::{self, CHECKPOINTS};
-use crate::train::{export_checkpoint, format_name, formats, parse_formats};
+use crate::model;
+use crate::train::checkpoint::{self, CHECKPOINTS, Checkpoint};
 
-/// Writes a run's newest checkpoint, or a given one, in other formats. A live run is not disturbed.
+/// Writes an adapter, a checkpoint's or the newest of a run in other formats. A live run is not
+/// disturbed.
 pub fn run(args: ExportArgs) -> Result<u8> {
-    let wanted = parse_formats(&args.format)?;
-    formats(&wanted)?;
-    let found = checkpoint::find(&args.source)?;
-    for warning in &found.warnings {
-        eprintln!("loradeck: {warning}");
+    let formats = parse_formats(&args.format)?;
+    let dtype = args.dtype.as_deref().map(Dtype::parse).transpose()?;
+    let found = adapters::open(&args.source)?;
+    let Adapter { family, .. } = found.adapter;
+    for &format in &formats {
+        adapter::check_format(family, found.adapter.is_dora(), format)?;
     }
-    let checkpoint = found
-        .checkpoint
-        .context("the run has no checkpoint to export")?;
-    for &format in &wanted {
-        let folder = match &args.output {
-            Some(output) if wanted.len() == 1 => output.clone(),
-            Some(output) => output.join(format_name(format)),
-            None => {
-                let name = format!(
-                    "{}-{}",
-                    format_name(format),
-                    checkpoint::name(checkpoint.state.step)
-                );
-                exports_of_run(&checkpoint.path)?.join(name)
-            }
+    let base_name = match (&args.base, &found.checkpoint) {
+        (Some(base), _) => Some(base.clone()),
+        // The base of a run is known, and only GGUF asks for it.
+        (None, Some(checkpoint)) if formats.contains(&Format::Gguf) => {
+            Some(checkpoint.state.base_model()?)
+        }
+        _ => None,
+    };
+    let base = base_name
+        .map(|base| model::describe(&base).with_context(|| format!("opening the base {base}")))
+        .transpose()?;
+    for &format in &formats {
+        let output = match &args.output {
+            Some(output) if formats.len() == 1 => output.clone(),
+            Some(output) => output.join(format.name()),
+            None => beside_the_run(&args.source, &found.checkpoint, format)?,
         };
-        let bytes = export_checkpoint(&checkpoint, format, &folder)?;
-        // What is written stays written when nobody reads this line.
+        let options = ExportOptions {
+            dtype,
+            base: base.as_ref().map(|base| &base.config),
+        };
+        let written = adapter::write(found.adapter.clone(), format, &output, &options)?;
+        // What is written stays written when nobody reads these lines.
+        let mut out = std::io::stdout();
         let _ = writeln!(
-            std::io::stdout(),
-            "wrote {} of {} to {} ({bytes} bytes)",
-            format_name(format),
-            checkpoint.path.display(),
-            folder.display()
+            out,
+            "wrote {} of {} to {} ({}, {} bytes)",
+            format.name(),
+            found.path.display(),
+            written.path.display(),
+            adapters::size(written.bytes),
+            written.bytes
         );
+        for note in &written.notes {
+            let _ = writeln!(out, "  {note}");
+        }
     }
     Ok(0)
 }
 
-/// `exports` of the run that a checkpoint belongs to.
-fn exports_of_run(checkpoint: &Path) -> Result<PathBuf> {
+/// Reads formats as the command line has them: `peft,gguf`.
+fn parse_formats(words: &str) -> Result<Vec<Format>> {
+    words
+        .split(',')
+        .map(|word| {
+            let found = Format::ALL.into_iter().find(|f| f.name() == word.trim());
+            found.ok_or_else(|| {
+                input_error(format!(
+                    "'{}' is not an export format; there are {}",
+                    word.trim(),
+                    Format::ALL.map(Format::name).join(", ")
+                ))
+            })
+        })
+        .collect()
+}
+
+/// `exports/<format>-step-N` of the run that a checkpoint belongs to.
+fn beside_the_run(
+    source: &Path,
+    checkpoint: &Option<Checkpoint>,
+    format: Format,
+) -> Result<PathBuf> {
+    let nowhere = || {
+        input_error(format!(
+            "{} lies in no run's folder: say where to write with --output",
+            source.display()
+        ))
+    };
+    let checkpoint = checkpoint.as_ref().ok_or_else(nowhere)?;
     let path = checkpoint
+        .path
         .canonicalize()
-        .with_context(|| format!("opening {}", checkpoint.display()))?;
+        .with_context(|| format!("opening {}", checkpoint.path.display()))?;
+    let name = checkpoint::name(checkpoint.state.step);
     path.parent()
         .filter(|folder| folder.ends_with(CHECKPOINTS))
         .and_then(Path::parent)
-        .map(|run| run.join("exports"))
-        .ok_or_else(|| {
-            input_error(format!(
-                "{} lies in no run's folder: say where to write with --output DIR",
-                checkpoint.display()
-            ))
+        .map(|run| {
+            run.join("exports")
+                .join(format!("{}-{name}", format.name()))
         })
+        .ok_or_else(nowhere)
 }

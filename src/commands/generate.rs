@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
+use super::adapters;
 use crate::adapter;
 use crate::cli::GenerateArgs;
 use crate::error::input_error;
 use crate::generate::{SamplingOptions, encode_prompt, generate};
 use crate::model::{self, Active, Base, DeviceRequest, LoraSet};
-use crate::train::{checkpoint, dtype};
+use crate::train::dtype;
 
 /// Prints what a base says to a prompt, or writes the prompt's logits.
 pub fn run(args: GenerateArgs) -> Result<u8> {
@@ -31,6 +32,8 @@ pub fn run(args: GenerateArgs) -> Result<u8> {
             strength: *strength,
         })
         .collect();
+    let strengths: Vec<f64> = adapters.iter().map(|(_, strength)| *strength).collect();
+    adapters::warn_of_strengths(&strengths);
     let ids = encode_prompt(&base.tokenizer, None, &args.prompt, args.raw)?;
     match &args.logits {
         Some(file) => write_logits(&base, &active, &ids, file)?,
@@ -65,36 +68,16 @@ fn parse_device(word: &str) -> Result<DeviceRequest> {
     }
 }
 
-/// Opens `DIR` or `DIR:0.8`, where DIR is an adapter, a checkpoint or a run.
+/// Opens `ADAPTER` or `ADAPTER:0.8` for a base.
 fn open_adapter(word: &str, base: &Base, device: &Device) -> Result<(LoraSet, f64)> {
-    let (path, strength) = split_strength(word);
-    let folder = if path.join("adapter_config.json").is_file() {
-        path
-    } else if path.join(checkpoint::CHECKPOINTS).is_dir() {
-        let found = checkpoint::find(&path)?;
-        for warning in &found.warnings {
-            eprintln!("loradeck: {warning}");
-        }
-        found.checkpoint.map_or(path, |c| c.path)
-    } else {
-        return Err(input_error(format!(
-            "--lora {}: there is no adapter (a folder with adapter_config.json) and no run",
-            path.display()
-        )));
+    let (path, strength) = adapters::split_strength(word)?;
+    let open = || {
+        let found = adapters::open(&path)?;
+        let file = found.path.display().to_string();
+        adapter::to_lora_set(found.adapter, &base.description.config, device, &file)
     };
-    let set = adapter::read_peft(&folder, &base.description.config, device)?;
+    let set = open().with_context(|| format!("--lora {word}"))?;
     Ok((set, strength))
-}
-
-fn split_strength(word: &str) -> (PathBuf, f64) {
-    if let Some((path, weight)) = word.rsplit_once(':')
-        && !Path::new(word).exists()
-        && let Ok(strength) = weight.parse::<f64>()
-        && strength.is_finite()
-    {
-        return (PathBuf::from(path), strength);
-    }
-    (PathBuf::from(word), 1.0)
 }
 
 fn print_text(

@@ -1,10 +1,12 @@
 //! One file per subcommand: glue only.
 
+mod adapters;
 pub mod attach;
 pub mod bridge;
 pub mod check;
 pub mod export;
 pub mod generate;
+pub mod inspect;
 pub mod replay;
 pub mod runner;
 pub mod send;
@@ -28,6 +30,7 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Send(args) => send::run(args),
         CommandLine::Check(args) => check::run(args),
         CommandLine::Export(args) => export::run(args),
+        CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
         CommandLine::Bridge(args) => bridge::run(args),

@@ -418,8 +418,8 @@ pub(super) const KEYS: &[Key] = &[
         export_formats,
         Checkpoint,
         "[peft]",
-        "[peft]",
-        "Formats written at the end of the run: `peft`",
+        "[peft, gguf]",
+        "Formats written at the end of the run: `peft`, `gguf` (llama.cpp)",
         export_formats,
         |v| flow(v.iter().map(|f| shown_word(FORMATS, f)))
     ),

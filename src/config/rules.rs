@@ -39,16 +39,13 @@ pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
             (TaskType::TextGeneration, ExportFormat::Diffusers | ExportFormat::Kohya) => {
                 "holds a format of image models"
             }
-            (TaskType::TextGeneration, ExportFormat::Gguf) => {
-                "holds `gguf`, which is not built yet in this version of loradeck"
-            }
             (TaskType::TextToImage, ExportFormat::Peft | ExportFormat::Gguf) => {
                 "holds a format of language models"
             }
             _ => continue,
         };
         let fix = match config.task_type {
-            TaskType::TextGeneration => "write `export_formats: [peft]`",
+            TaskType::TextGeneration => "write `export_formats: [peft, gguf]`, or one of them",
             TaskType::TextToImage => "write `export_formats: [diffusers, kohya]`",
         };
         faults.push(("export_formats", Fault::new(verdict, fix)));

@@ -10,7 +10,7 @@ use candle_core::quantized::GgmlDType;
 
 /// Metadata, folded into the few kinds that are asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     Integer(i64),
     Number(f64),
     Boolean(bool),
@@ -22,7 +22,7 @@ pub(super) enum Value {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct TensorInfo {
+pub struct TensorInfo {
     /// Row-major: the file's order reversed.
     pub shape: Vec<usize>,
     pub encoding: GgmlDType,
@@ -31,9 +31,15 @@ pub(super) struct TensorInfo {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Header {
+pub struct Header {
     pub metadata: BTreeMap<String, Value>,
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// The tensors' names in the file's order.
+    pub order: Vec<String>,
+    /// Where the list of tensors begins: right after the metadata.
+    pub list_start: usize,
+    /// What every tensor's start is a multiple of, counted from the start of the data.
+    pub alignment: usize,
 }
 
 impl Header {
@@ -63,6 +69,7 @@ impl Header {
                 .with_context(|| format!("its metadata {key} is damaged"))?;
             metadata.insert(key, value);
         }
+        let list_start = reader.at;
         let mut infos = Vec::new();
         for _ in 0..tensor_count {
             let name = reader.text()?;
@@ -82,6 +89,7 @@ impl Header {
             .checked_next_multiple_of(alignment)
             .context("its alignment is too large")?;
         let mut tensors = BTreeMap::new();
+        let mut order = Vec::new();
         for (name, shape, encoding, offset) in infos {
             let start = data_start.checked_add(offset);
             let info = TensorInfo {
@@ -89,9 +97,16 @@ impl Header {
                 shape,
                 encoding,
             };
+            order.push(name.clone());
             tensors.insert(name, info);
         }
-        Ok(Header { metadata, tensors })
+        Ok(Header {
+            metadata,
+            tensors,
+            order,
+            list_start,
+            alignment,
+        })
     }
 
     pub fn text(&self, key: &str) -> Option<&str> {
@@ -250,6 +265,27 @@ impl<'a> Reader<'a> {
         );
         let encoding = encoding(self.u32()?, name)?;
         Ok((shape, encoding, usize::try_from(self.u64()?)?))
+    }
+}
+
+/// The number by which GGUF knows an encoding: the reverse of [`encoding`].
+pub fn encoding_id(encoding: GgmlDType) -> u32 {
+    match encoding {
+        GgmlDType::F32 => 0,
+        GgmlDType::F16 => 1,
+        GgmlDType::Q4_0 => 2,
+        GgmlDType::Q4_1 => 3,
+        GgmlDType::Q5_0 => 6,
+        GgmlDType::Q5_1 => 7,
+        GgmlDType::Q8_0 => 8,
+        GgmlDType::Q8_1 => 9,
+        GgmlDType::Q2K => 10,
+        GgmlDType::Q3K => 11,
+        GgmlDType::Q4K => 12,
+        GgmlDType::Q5K => 13,
+        GgmlDType::Q6K => 14,
+        GgmlDType::Q8K => 15,
+        GgmlDType::BF16 => 30,
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::quantized::GgmlDType;
 
-use super::config::{DecoderConfig, LINEARS, RopeScaling};
+use super::config::{DecoderConfig, RopeScaling};
 use super::gguf::Header;
+use super::gguf_names::hugging_face_module;
 use super::source::{Source, Stored, TokenizerFiles, map};
 use crate::error::input_error;
 use crate::ops::{Bytes, HostWeight};
@@ -27,13 +28,9 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         let Some(name) = hugging_face_name(name) else {
             continue;
         };
-        let heads = if name.ends_with("q_proj.weight") {
-            Some(config.heads)
-        } else if name.ends_with("k_proj.weight") {
-            Some(config.kv_heads)
-        } else {
-            None
-        };
+        let heads = name
+            .strip_suffix(".weight")
+            .and_then(|module| config.interleaved_heads(module));
         let stored = Stored {
             bytes: bytes.clone(),
             start: info.start,
@@ -55,29 +52,8 @@ pub(super) fn open(path: &Path) -> Result<Source> {
 
 /// The Hugging Face name of a LLaMA tensor; tensors of another model stay unknown.
 fn hugging_face_name(name: &str) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
-        "output_norm.weight" => return Some("model.norm.weight".to_owned()),
-        "output.weight" => return Some("lm_head.weight".to_owned()),
-        _ => {}
-    }
-    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let parts = [
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-    ];
-    let module = match part {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        _ => LINEARS[parts.iter().position(|&p| p == part)?],
-    };
-    Some(format!("model.layers.{layer}.{module}.{kind}"))
+    let (module, kind) = name.rsplit_once('.')?;
+    Some(format!("{}.{kind}", hugging_face_module(module)?))
 }
 
 fn read_config(header: &Header, bytes: &Bytes, file: &str) -> Result<DecoderConfig> {

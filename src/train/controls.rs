@@ -288,7 +288,8 @@ impl Trainer<'_> {
     /// `set key=value`: the sentence that answers it.
     fn set_key(&mut self, sender: &str, key: &str, value: &str) -> Result<String, String> {
         let wanted = config::set_live(&self.config, key, value)?;
-        preflight::formats(&wanted.export_formats).map_err(|e| format!("{e:#}"))?;
+        preflight::formats(&wanted.export_formats, self.set.spec.use_dora)
+            .map_err(|e| format!("{e:#}"))?;
         let changes = config::diff(&self.config, &wanted);
         let Some(change) = changes.first() else {
             return Ok(format!("{key} is {value} already"));
@@ -307,7 +308,7 @@ impl Trainer<'_> {
     fn take_config(&mut self, edited: RunConfig) {
         let mut wanted = self.config.clone();
         config::apply_live(&mut wanted, &edited);
-        if let Err(e) = preflight::formats(&wanted.export_formats) {
+        if let Err(e) = preflight::formats(&wanted.export_formats, self.set.spec.use_dora) {
             self.message(Level::Warning, format!("{e:#}; the old formats stay"));
             wanted.export_formats = self.config.export_formats.clone();
         }

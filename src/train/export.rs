@@ -1,48 +1,35 @@
-//! Exports: at the end of a run, on command, and by hand from a checkpoint.
+//! Exports: at the end of a run and on command.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 
-use super::checkpoint::{self, Checkpoint};
-use super::preflight::{format_name, formats};
+use super::checkpoint;
+use super::preflight::adapter_format;
 use super::save::in_run;
 use super::trainer::{Flow, Trainer};
-use crate::adapter;
+use crate::adapter::{self, ExportOptions, Written};
 use crate::config::ExportFormat;
-use crate::model::{self, LoraSet};
+use crate::model::{Description, LoraSet};
 use crate::protocol::{EventKind, PhaseName};
 
-/// Writes an adapter in one format into `folder`; returns its bytes. They depend on adapter, format
-/// and the base's name alone.
+/// Writes a trained adapter in one format into `folder`. Its bytes depend on adapter, format and
+/// base alone.
 ///
 /// # Errors
 /// A format this adapter has no form in; another folder in the way; the disk fails.
-pub fn export(set: &LoraSet, base_name: &str, format: ExportFormat, folder: &Path) -> Result<u64> {
-    formats(&[format])?;
-    adapter::write_peft(set, &portable_name(base_name), folder)
-}
-
-/// Writes a checkpoint's adapter in one format into `folder`; returns its bytes, which are those of
-/// the run's own export at that step.
-///
-/// # Errors
-/// As [`export`]; the base that the checkpoint's config names is not there.
-pub fn export_checkpoint(
-    checkpoint: &Checkpoint,
+pub fn export(
+    set: &LoraSet,
+    base: &Description,
     format: ExportFormat,
     folder: &Path,
-) -> Result<u64> {
-    let base = checkpoint.state.base_model()?;
-    let described = model::describe(&base).with_context(|| {
-        format!(
-            "the base of {} cannot be read (the checkpoint itself is a PEFT adapter as it is)",
-            checkpoint.path.display()
-        )
-    })?;
-    let set = adapter::read_peft(&checkpoint.path, &described.config, &Device::Cpu)?;
-    export(&set, &described.name, format, folder)
+) -> Result<Written> {
+    let trained = adapter::from_lora_set(set, &portable_name(&base.name))?;
+    let options = ExportOptions {
+        dtype: None,
+        base: Some(&base.config),
+    };
+    adapter::write(trained, adapter_format(format), folder, &options)
 }
 
 /// The base's name without the path to it: exports must not depend on where a run lies.
@@ -77,16 +64,17 @@ impl Trainer<'_> {
             .export_formats
             .iter()
             .map(|&format| {
-                let name = format!("{}{suffix}", format_name(format));
+                let format_name = adapter_format(format).name();
+                let name = format!("{format_name}{suffix}");
                 let folder = self.folders.exports.join(&name);
-                let base = &self.base.description.name;
-                let bytes = export(&self.set, base, format, &folder)
+                let base = &self.base.description;
+                let written = export(&self.set, base, format, &folder)
                     .with_context(|| format!("the export {} was not written", folder.display()))?;
                 self.reporter.emit(EventKind::Export {
                     step: self.progress.step,
-                    format: format_name(format).to_owned(),
+                    format: format_name.to_owned(),
                     path: folder.display().to_string(),
-                    bytes,
+                    bytes: written.bytes,
                 });
                 Ok(in_run(&self.folders.exports).join(name))
             })

@@ -28,9 +28,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use device::{dtype, open_device};
-pub use export::{export, export_checkpoint};
+pub use export::export;
 pub use plan::Plan;
-pub use preflight::{Preflight, format_name, formats, parse_formats, preflight};
+pub use preflight::{Preflight, adapter_format, preflight};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{Folders, Plan};
+use crate::adapter::{self, Family, Format};
 use crate::config::{ExportFormat, RunConfig};
 use crate::error::input_error;
 use crate::model::LoraSet;
@@ -24,65 +25,31 @@ pub(super) fn check(
     plan: Plan,
     folders: &Folders,
 ) -> Result<Vec<String>> {
-    formats(&config.export_formats)?;
+    formats(&config.export_formats, set.spec.use_dora)?;
     for folder in [&folders.checkpoints, &folders.samples, &folders.exports] {
         writable(folder)?;
     }
     Ok(space(config, set.parameter_count(), plan, &folders.checkpoints)?.warnings)
 }
 
-/// Whether the adapter of a language model can be written in all of these formats.
+/// Whether the adapter of a language model, of DoRA or not, can be written in all of these formats.
 ///
 /// # Errors
 /// One sentence with the first that it cannot be written in.
-pub fn formats(formats: &[ExportFormat]) -> Result<()> {
-    for format in formats {
-        let why = match format {
-            ExportFormat::Peft => continue,
-            ExportFormat::Gguf => "this version cannot write it",
-            ExportFormat::Diffusers | ExportFormat::Kohya => "it is for image models",
-        };
-        return Err(input_error(format!(
-            "the export format '{}' is not possible for this adapter: {why}; use peft",
-            format_name(*format)
-        )));
+pub fn formats(formats: &[ExportFormat], dora: bool) -> Result<()> {
+    for &format in formats {
+        adapter::check_format(Family::Text, dora, adapter_format(format))?;
     }
     Ok(())
 }
 
-/// Reads formats as the command line has them: `peft,gguf`.
-///
-/// # Errors
-/// A word that is no format.
-pub fn parse_formats(words: &str) -> Result<Vec<ExportFormat>> {
-    const ALL: [ExportFormat; 4] = [
-        ExportFormat::Peft,
-        ExportFormat::Diffusers,
-        ExportFormat::Kohya,
-        ExportFormat::Gguf,
-    ];
-    words
-        .split(',')
-        .map(|word| {
-            let found = ALL.into_iter().find(|f| format_name(*f) == word.trim());
-            found.ok_or_else(|| {
-                input_error(format!(
-                    "'{}' is not an export format; there are {}",
-                    word.trim(),
-                    ALL.map(format_name).join(", ")
-                ))
-            })
-        })
-        .collect()
-}
-
-/// The word of a format in the config, on the command line and in folder names.
-pub fn format_name(format: ExportFormat) -> &'static str {
+/// The format that a word of the config names.
+pub fn adapter_format(format: ExportFormat) -> Format {
     match format {
-        ExportFormat::Peft => "peft",
-        ExportFormat::Diffusers => "diffusers",
-        ExportFormat::Kohya => "kohya",
-        ExportFormat::Gguf => "gguf",
+        ExportFormat::Peft => Format::Peft,
+        ExportFormat::Diffusers => Format::Diffusers,
+        ExportFormat::Kohya => Format::Kohya,
+        ExportFormat::Gguf => Format::Gguf,
     }
 }
 
@@ -117,7 +84,7 @@ pub struct Preflight {
 /// # Errors
 /// As the check before the first step: formats, a folder that cannot be written, too little space.
 pub fn preflight(config: &RunConfig, adapter_parameters: u64, plan: Plan) -> Result<Preflight> {
-    formats(&config.export_formats)?;
+    formats(&config.export_formats, false)?;
     let there = config
         .output_dir
         .ancestors()
@@ -134,7 +101,7 @@ fn space(config: &RunConfig, parameters: u64, plan: Plan, at: &Path) -> Result<P
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     // The adapter's numbers and two moments in f32.
     let one = parameters * 4 * 3 + OVERHEAD;
-    let exports = parameters * 4 + OVERHEAD;
+    let exports = (parameters * 4 + OVERHEAD) * config.export_formats.len() as u64;
     // A new checkpoint is whole before an old one goes.
     let least = 2 * one + exports;
     if free < least {

@@ -49,7 +49,7 @@ pub(super) fn open(
             text,
         }));
     };
-    preflight::formats(&config.export_formats)?;
+    preflight::formats(&config.export_formats, false)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
@@ -181,7 +181,7 @@ fn fresh_adapter(config: &RunConfig, shape: &DecoderConfig, device: &Device) -> 
     let Some(folder) = &config.init_from else {
         return Ok(fresh);
     };
-    let given = adapter::read_peft(folder, shape, device)
+    let given = adapter::read_lora_set(folder, shape, device)
         .with_context(|| format!("init_from: {}", folder.display()))?;
     take_over(&fresh, &given).map_err(|difference| {
         input_error(format!(
@@ -203,7 +203,7 @@ fn resumed_adapter(
         ..config.clone()
     };
     let fresh = fresh_adapter(&without_init, shape, device)?;
-    let saved = adapter::read_peft(checkpoint, shape, device)?;
+    let saved = adapter::read_lora_set(checkpoint, shape, device)?;
     take_over(&fresh, &saved).map_err(|difference| {
         input_error(format!(
             "the config no longer fits the checkpoint {}: {difference}; undo the change, or start anew with `--resume never`",

@@ -160,7 +160,7 @@ fn write_run(out: &mut String, report: &Report) {
         let formats: Vec<&str> = config
             .export_formats
             .iter()
-            .map(|f| crate::train::format_name(*f))
+            .map(|f| crate::train::adapter_format(*f).name())
             .collect();
         let _ = writeln!(
             out,
