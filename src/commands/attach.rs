@@ -1,15 +1,17 @@
 //! `loradeck attach`: the deck on a run, live or ended, here or on another machine.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::home;
 use crate::cli::AttachArgs;
 use crate::error::input_error;
 use crate::run::folder::{RunFolder, live_runner};
 use crate::run::link::{Place, SCHEME, SshAddress};
 use crate::run::status::find_run;
+use crate::ui::home::Open;
 use crate::ui::{self, DeckOptions, Leave};
 
 pub fn run(args: AttachArgs) -> Result<u8> {
@@ -28,9 +30,12 @@ pub fn run(args: AttachArgs) -> Result<u8> {
     let leave = ui::deck(DeckOptions {
         place: place.clone(),
         readonly: args.readonly,
-        theme: args.look.theme,
-        lang: args.look.lang,
+        theme: args.look.theme.clone(),
+        lang: args.look.lang.clone(),
     })?;
+    if leave == Leave::Home {
+        return home::open(PathBuf::from("output"), args.look, Open::Runs);
+    }
     match place {
         Place::Folder(path) => {
             if let Some(pid) = live_runner(&RunFolder::new(&path)) {

@@ -4,9 +4,13 @@ mod adapters;
 pub mod attach;
 pub mod bridge;
 pub mod check;
+pub mod doctor;
 pub mod export;
 pub mod generate;
+pub mod home;
 pub mod inspect;
+pub mod new;
+pub mod queue;
 pub mod replay;
 pub mod runner;
 pub mod send;
@@ -22,7 +26,13 @@ use crate::cli::{Cli, CommandLine};
 /// # Errors
 /// What the subcommand reports: see [`crate::error::exit_code`].
 pub fn dispatch(cli: Cli) -> Result<u8> {
-    match cli.command {
+    let command = cli.command.unwrap_or_else(|| CommandLine::Home(cli.home));
+    match command {
+        CommandLine::Home(args) => home::run(args),
+        CommandLine::New(args) => new::run(args),
+        CommandLine::Queue(args) => queue::run(args),
+        CommandLine::QueueWorker(args) => queue::work(args),
+        CommandLine::Doctor(args) => doctor::run(args),
         CommandLine::Train(args) => train::run(args),
         CommandLine::Attach(args) => attach::run(args),
         CommandLine::Replay(args) => replay::run(args),

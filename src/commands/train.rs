@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::home;
 use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
@@ -18,6 +19,7 @@ use crate::run::start::{self, Request};
 use crate::run::status::load_state;
 use crate::run::{headless, logind};
 use crate::train::train;
+use crate::ui::home::Open;
 use crate::ui::{self, DeckOptions, Leave};
 
 /// How long a runner may take to end after its last event.
@@ -75,9 +77,12 @@ pub fn run(args: TrainArgs) -> Result<u8> {
     let leave = ui::deck(DeckOptions {
         place: Place::Folder(folder.root().to_owned()),
         readonly: false,
-        theme: args.look.theme,
-        lang: args.look.lang,
+        theme: args.look.theme.clone(),
+        lang: args.look.lang.clone(),
     })?;
+    if leave == Leave::Home {
+        return home::open(PathBuf::from("output"), args.look, Open::Runs);
+    }
     after_deck(&folder, child, leave)
 }
 
@@ -94,7 +99,7 @@ fn load(args: &TrainArgs) -> Result<LoadedConfig> {
     }
 }
 
-/// Says whether the run goes on or how it ended; its exit code is this command's.
+/// Says whether the run goes on; its exit code is this command's. How it ended the deck has told.
 fn after_deck(folder: &RunFolder, mut child: Child, leave: Leave) -> Result<u8> {
     if leave == Leave::RunEnded {
         let until = Instant::now() + END_PATIENCE;
@@ -110,8 +115,10 @@ fn after_deck(folder: &RunFolder, mut child: Child, leave: Leave) -> Result<u8> 
         ));
         return Ok(0);
     }
-    for line in headless::ending(&load_state(folder)?) {
-        say(&line);
+    if leave == Leave::Detached {
+        for line in headless::ending(&load_state(folder)?) {
+            say(&line);
+        }
     }
     Ok(RunInfo::read(folder)
         .and_then(|info| info.ended)

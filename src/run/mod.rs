@@ -34,7 +34,7 @@ mod segments;
 mod server;
 mod signals;
 mod snapshot;
-mod socket;
+pub mod socket;
 pub mod start;
 pub mod status;
 mod store;

@@ -5,11 +5,13 @@
 //! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
 //! - [`home`]: the screen before a run's deck
 //! - [`lang`]: every text of the interface, in every language
+//! - [`summary`]: what stays on the terminal
 //! - [`keymap`]: the one table of keys
 //! - [`event_loop`], [`pace`], [`screen`], [`encode`], [`terminal`]: when a frame is drawn, and onto what
 
 pub mod app;
 pub mod chart;
+mod draw_times;
 pub mod encode;
 pub mod event_loop;
 pub mod home;
@@ -20,12 +22,13 @@ pub mod overlays;
 pub mod pace;
 pub mod panes;
 pub mod screen;
+pub mod summary;
 pub mod terminal;
 pub mod text;
 pub mod theme;
 pub mod view;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 
@@ -61,6 +64,21 @@ pub enum Leave {
     Detached,
     /// The run had ended.
     RunEnded,
+    /// `r`: to home.
+    Home,
+}
+
+/// Whether the terminal is gone or a signal has asked for the end: no screen may follow.
+pub fn is_over() -> bool {
+    terminal::is_over()
+}
+
+/// Columns and rows of this process's terminal.
+///
+/// # Errors
+/// There is none.
+pub fn terminal_size() -> io::Result<(u16, u16)> {
+    crossterm::terminal::size()
 }
 
 /// Opens the deck on a run and blocks until it is left. The terminal is restored on every exit.
@@ -110,7 +128,16 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
     drop(watchers);
     drop(guard);
     left?;
-    Ok(if app.state.phase.is_end() {
+    let ended = app.state.phase.is_end() && !app.live();
+    if ended && !app.to_home && !is_over() {
+        for line in summary::lines(&app) {
+            // A terminal that goes away now takes nothing with it.
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+    }
+    Ok(if app.to_home {
+        Leave::Home
+    } else if app.state.phase.is_end() {
         Leave::RunEnded
     } else {
         Leave::Detached

@@ -24,12 +24,22 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         Some(Overlay::Stop { selected }) => stop(app, theme, *selected, area, buf),
         Some(Overlay::StartRunner) => start_runner(app, theme, area, buf),
     }
-    let toasts: Vec<_> = app.toasts.iter().map(|t| (t.text.as_str(), t.good)).collect();
+    let toasts: Vec<_> = app
+        .toasts
+        .iter()
+        .map(|t| (t.text.as_str(), t.good))
+        .collect();
     toast_boxes(theme, &toasts, area, buf);
 }
 
 /// An empty box with a title in the middle of the screen; returns its inside.
-pub(super) fn popup(theme: &Theme, title: &str, size: (u16, u16), area: Rect, buf: &mut Buffer) -> Rect {
+pub(super) fn popup(
+    theme: &Theme,
+    title: &str,
+    size: (u16, u16),
+    area: Rect,
+    buf: &mut Buffer,
+) -> Rect {
     let columns = (size.0 + 4).min(area.width);
     let rows = (size.1 + 2).min(area.height);
     let frame = Rect {

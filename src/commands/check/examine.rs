@@ -10,7 +10,7 @@ use crate::train::{Plan, Preflight, preflight};
 
 /// What `check` found. Parts that could not be looked at for problems before them are `None`.
 #[derive(Default)]
-pub(super) struct Report {
+pub(in crate::commands) struct Report {
     pub path: PathBuf,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
@@ -24,12 +24,12 @@ pub(super) struct Report {
     pub trial: Vec<super::trial::Step>,
 }
 
-pub(super) struct Data {
+pub(in crate::commands) struct Data {
     pub statistics: DataStatistics,
     pub bad: Vec<BadRecord>,
 }
 
-pub(super) struct Adapter {
+pub(in crate::commands) struct Adapter {
     pub rank: usize,
     /// As PEFT names them.
     pub target_modules: Vec<String>,
@@ -37,7 +37,7 @@ pub(super) struct Adapter {
     pub parameters: u64,
 }
 
-pub(super) struct Memory {
+pub(in crate::commands) struct Memory {
     pub estimate: MemoryEstimate,
     /// Bytes of the longest micro-batch are estimated for this many tokens a row.
     pub row_tokens: usize,
@@ -47,7 +47,7 @@ pub(super) struct Memory {
 
 /// How an estimate fits what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(in crate::commands) enum Fit {
     Safe,
     Tight,
     Exceeds,
@@ -67,7 +67,7 @@ impl Memory {
 }
 
 /// Looks at a config and all it names.
-pub(super) fn examine(path: &Path, sets: &[String]) -> Report {
+pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
     let mut report = Report {
         path: path.to_owned(),
         ..Report::default()
@@ -236,19 +236,31 @@ impl Report {
         }
     }
 
+    /// The memory with another `batch_size`; `None` where the run's own is not known.
+    pub fn memory_with_batch(&self, batch_size: usize) -> Option<Memory> {
+        let config = &self.loaded.as_ref()?.config;
+        let (base, data, adapter) = (
+            self.base.as_ref()?,
+            self.data.as_ref()?,
+            self.adapter.as_ref()?,
+        );
+        self.memory.as_ref()?;
+        let data = &data.statistics;
+        let parameters = adapter.parameters;
+        Some(estimate(config, base, data, parameters, batch_size))
+    }
+
     fn look_at_memory(&mut self, loaded: &LoadedConfig, base: &Description, parameters: u64) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
-        let row_tokens = (data.statistics.max_length as usize).min(config.sequence_len);
-        let rows = config
-            .batch_size
-            .min(data.statistics.train_records.max(1) as usize);
         let recompute = recomputes(config);
-        let memory = Memory {
-            estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),
-            row_tokens,
-            available: available_memory(),
-        };
+        let memory = estimate(
+            config,
+            base,
+            &data.statistics,
+            parameters,
+            config.batch_size,
+        );
         let advice = if recompute {
             "write a smaller `batch_size` (and more `gradient_accumulation_steps`) or `sequence_len`"
         } else {
@@ -271,6 +283,24 @@ impl Report {
     }
 }
 
+/// The memory of micro-batches of `batch_size` rows as long as the longest record.
+fn estimate(
+    config: &RunConfig,
+    base: &Description,
+    data: &DataStatistics,
+    parameters: u64,
+    batch_size: usize,
+) -> Memory {
+    let row_tokens = (data.max_length as usize).min(config.sequence_len);
+    let rows = batch_size.min(data.train_records.max(1) as usize);
+    let recompute = recomputes(config);
+    Memory {
+        estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),
+        row_tokens,
+        available: available_memory(),
+    }
+}
+
 /// Whether blocks compute their activations again: as asked, else on a GPU.
 fn recomputes(config: &RunConfig) -> bool {
     let gpu = matches!(config.device, config::DeviceChoice::Cuda(_));
@@ -278,7 +308,7 @@ fn recomputes(config: &RunConfig) -> bool {
 }
 
 /// Bytes that the machine, or the container around this process, can still give.
-fn available_memory() -> Option<u64> {
+pub(in crate::commands) fn available_memory() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);

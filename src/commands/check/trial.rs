@@ -15,7 +15,7 @@ use crate::train::checkpoint::{self, CHECKPOINTS};
 use crate::train::{Folders, Outcome, Reporter, train};
 
 /// One part of a trial.
-pub(super) struct Step {
+pub(in crate::commands) struct Step {
     pub name: &'static str,
     /// What came out, or why nothing did.
     pub outcome: Result<String, String>,

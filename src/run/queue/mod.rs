@@ -270,6 +270,18 @@ impl Queue {
         })
     }
 
+    /// Forgets an entry that waits, as if it had never been added.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn forget(&self, id: u64) -> Result<()> {
+        self.edit(|state| {
+            let waits = |e: &Entry| e.id == id && e.state == EntryState::Waiting;
+            state.entries.retain(|e| !waits(e));
+            Ok(())
+        })
+    }
+
     /// Forgets the entries whose turn is over; their runs stay.
     ///
     /// # Errors

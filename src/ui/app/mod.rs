@@ -133,6 +133,8 @@ pub struct App {
     pub pending: Vec<Pending>,
     pub records: Records,
     pub mouse: bool,
+    /// Left for home.
+    pub to_home: bool,
     pub theme: Theme,
     pub lang: Lang,
     themes: Catalogue,
@@ -163,6 +165,7 @@ impl App {
             pending: Vec::new(),
             records: Records::default(),
             mouse: false,
+            to_home: false,
             theme: themes.theme(),
             lang,
             themes,

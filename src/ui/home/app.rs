@@ -56,8 +56,14 @@ pub enum Msg {
 pub enum Action {
     Look,
     Check(ConfigLine),
-    CheckText { generation: u64, text: String },
-    Suggest { base: String, data: String },
+    CheckText {
+        generation: u64,
+        text: String,
+    },
+    Suggest {
+        base: String,
+        data: String,
+    },
     Compare(Vec<PathBuf>),
     Act(Deed),
     /// Open a file in the person's editor.
@@ -102,10 +108,17 @@ pub enum Dialog {
     Help,
     Delete(RunLine),
     /// What to do with a config that passes its checks, with a choice selected.
-    Start { config: PathBuf, selected: usize },
-    StopQueue { selected: usize },
+    Start {
+        config: PathBuf,
+        selected: usize,
+    },
+    StopQueue {
+        selected: usize,
+    },
     /// A filter being typed; `before` comes back on Esc.
-    Filter { before: String },
+    Filter {
+        before: String,
+    },
 }
 
 /// How curves are laid over each other.
@@ -746,9 +759,7 @@ impl Home {
 
     fn dialog_key(&mut self, dialog: Dialog, key: KeyEvent) -> Vec<Action> {
         let next = |selected: usize, last: usize| match key.code {
-            KeyCode::Up | KeyCode::BackTab | KeyCode::Char('k') => {
-                Some(selected.saturating_sub(1))
-            }
+            KeyCode::Up | KeyCode::BackTab | KeyCode::Char('k') => Some(selected.saturating_sub(1)),
             KeyCode::Down | KeyCode::Tab | KeyCode::Char('j') => Some((selected + 1).min(last)),
             _ => None,
         };

@@ -11,7 +11,7 @@ use super::view::titled;
 use crate::ui::chart::{Axis, Canvas, Window, points};
 use crate::ui::panes::draw_lines;
 use crate::ui::text::{self, width};
-use crate::ui::theme::{Role, Theme};
+use crate::ui::theme::Role;
 
 /// Colours of the runs, in their order; more runs begin again.
 const ROLES: [Role; 6] = [
@@ -233,7 +233,11 @@ fn table(home: &Home, view: &CompareView) -> Vec<Line<'static>> {
             lang.row_revision(),
             every(&|r| {
                 let revision = r.revision.as_deref().unwrap_or("-");
-                let dirty = if revision.ends_with("-dirty") { "+" } else { "" };
+                let dirty = if revision.ends_with("-dirty") {
+                    "+"
+                } else {
+                    ""
+                };
                 format!("{}{dirty}", revision.get(..10).unwrap_or(revision))
             }),
             Role::Text,
@@ -264,7 +268,6 @@ fn table(home: &Home, view: &CompareView) -> Vec<Line<'static>> {
     }
     lines
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -43,18 +43,26 @@ pub enum Deed {
     /// Adds a config to the queue, and starts the queue where it stands still.
     Queue(PathBuf),
     /// Moves a waiting entry one place earlier or later.
-    Shift { entry: u64, earlier: bool },
+    Shift {
+        entry: u64,
+        earlier: bool,
+    },
     /// Takes an entry's turn away.
     Skip(u64),
     /// Puts an entry whose turn is over at the end once more.
     Again(u64),
     StartQueue,
     /// Ends the queue: with the present run, or after it.
-    StopQueue { now: bool },
+    StopQueue {
+        now: bool,
+    },
     /// Forgets what is over.
     ClearQueue,
     /// Writes a new config.
-    Write { path: PathBuf, text: String },
+    Write {
+        path: PathBuf,
+        text: String,
+    },
 }
 
 /// What a deed has led to.

@@ -424,9 +424,7 @@ fn nearest(choices: &[String], value: &str, by: isize) -> usize {
 fn why(lang: Lang, why: &Why) -> String {
     match why {
         Why::Longest { tokens } => lang.why_longest(text::count(*tokens)),
-        Why::Most { tokens, longest } => {
-            lang.why_most(text::count(*tokens), text::count(*longest))
-        }
+        Why::Most { tokens, longest } => lang.why_most(text::count(*tokens), text::count(*longest)),
         Why::Fits {
             bytes,
             available,

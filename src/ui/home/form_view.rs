@@ -108,7 +108,10 @@ fn draw_fields(home: &Home, form: &Form, area: Rect, buf: &mut Buffer) {
             let rows = if chosen { 2 } else { 1 };
             for line in wrap(&why, room.saturating_sub(3)).into_iter().take(rows) {
                 let line = format!("{}{line}", " ".repeat(LABELS + 2));
-                lines.push(Line::styled(line, theme[Role::Faint].patch(theme[Role::Muted])));
+                lines.push(Line::styled(
+                    line,
+                    theme[Role::Faint].patch(theme[Role::Muted]),
+                ));
             }
         }
     }
@@ -204,7 +207,11 @@ fn check_lines(home: &Home, form: &Form, columns: usize) -> Vec<Line<'static>> {
             }
             if let Some(facts) = &checked.facts {
                 let facts = lang.config_facts(
-                    format!("{} {}", facts.base, text::short(facts.base_parameters as f64)),
+                    format!(
+                        "{} {}",
+                        facts.base,
+                        text::short(facts.base_parameters as f64)
+                    ),
                     text::count(facts.records),
                     text::count(facts.steps),
                 );

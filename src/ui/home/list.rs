@@ -291,7 +291,14 @@ fn run_row(
     let bad = run.loss.is_some_and(|l| !l.is_finite());
     let role = if bad { Role::Error } else { Role::ChartEma };
     put(theme, &number(run.loss), theme[role], loss, y, buf);
-    put(theme, &number(run.eval), theme[Role::ChartEval], eval, y, buf);
+    put(
+        theme,
+        &number(run.eval),
+        theme[Role::ChartEval],
+        eval,
+        y,
+        buf,
+    );
     let when = if run.alive { run.started } else { run.changed };
     put(theme, &ago(home, when), theme[Role::Muted], age, y, buf);
     if chosen {
@@ -337,7 +344,14 @@ fn config_row(home: &Home, config: &ConfigLine, chosen: bool, area: Rect, buf: &
         |n| n.to_string_lossy().into_owned(),
     );
     let names = (area.width / 3).clamp(14, 34);
-    put(theme, &name, theme[Role::Text], (area.x + 2, names), area.y, buf);
+    put(
+        theme,
+        &name,
+        theme[Role::Text],
+        (area.x + 2, names),
+        area.y,
+        buf,
+    );
     let x = area.x + 2 + names;
     let room = usize::from(area.right().saturating_sub(x));
     let (text, role) = match home.check_of(config) {
@@ -396,7 +410,14 @@ fn entry_row(home: &Home, entry: &QueueLine, chosen: bool, area: Rect, buf: &mut
         |n| n.to_string_lossy().into_owned(),
     );
     let names = (area.width / 3).clamp(14, 34);
-    put(theme, &name, theme[Role::Text], (area.x + 2, names), area.y, buf);
+    put(
+        theme,
+        &name,
+        theme[Role::Text],
+        (area.x + 2, names),
+        area.y,
+        buf,
+    );
     let (glyph, word, role) = match entry.state {
         QueueState::Waiting => (g.phase_waiting, lang.queue_waiting(), Role::Muted),
         QueueState::Running => (g.phase_running, lang.queue_running(), Role::Good),
@@ -484,7 +505,11 @@ fn run_words(home: &Home, run: &RunLine) -> Vec<Line<'static>> {
     }
     if let Some(revision) = &run.revision {
         let short = revision.get(..10).unwrap_or(revision);
-        let dirty = if revision.ends_with("-dirty") { "+" } else { "" };
+        let dirty = if revision.ends_with("-dirty") {
+            "+"
+        } else {
+            ""
+        };
         origin += &format!("  {} {short}{dirty}", lang.row_revision());
     }
     lines.push(words(theme, origin, Role::Muted));

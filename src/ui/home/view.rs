@@ -57,7 +57,10 @@ pub(super) fn titled(
     let columns = usize::from(area.width);
     buf.set_string(area.x, area.y, rule.repeat(columns), theme[role]);
     let role = if focused { Role::Focus } else { Role::Title };
-    let title = format!(" {} ", truncate(title, columns.saturating_sub(6), g.ellipsis));
+    let title = format!(
+        " {} ",
+        truncate(title, columns.saturating_sub(6), g.ellipsis)
+    );
     buf.set_string(area.x + 2, area.y, &title, theme[role]);
     let used = 2 + width(&title) + 2;
     let right = format!(" {right} ");
@@ -88,10 +91,7 @@ fn footer(home: &Home, area: Rect, buf: &mut Buffer) {
         return;
     }
     let (hints, fixed): (Vec<(&str, &str)>, Vec<(&str, &str)>) = match &home.page {
-        Page::Form(_) => (
-            vec![("", lang.form_hint())],
-            vec![("Esc", lang.key_back())],
-        ),
+        Page::Form(_) => (vec![("", lang.form_hint())], vec![("Esc", lang.key_back())]),
         Page::Compare(_) => (
             vec![("a", lang.key_align()), ("L", lang.key_log_scale())],
             vec![("Esc", lang.key_back())],
@@ -235,19 +235,19 @@ fn choices(
 fn help(home: &Home, area: Rect, buf: &mut Buffer) {
     let (theme, lang) = (&home.theme, home.lang);
     let rows = [
-        ("j k Tab 1 2 3", lang.help_moves()),
-        ("Enter", lang.help_attach()),
-        ("n", lang.help_new()),
-        ("a", lang.help_add()),
-        ("e", lang.help_edit()),
-        ("Space c", lang.help_mark()),
-        ("d", lang.help_delete()),
-        ("K J", lang.help_shift()),
-        ("x", lang.help_skip()),
-        ("g S r X", lang.help_queue()),
-        ("/", lang.help_filter()),
-        ("t", lang.help_theme()),
-        ("q Ctrl-C", lang.help_leave()),
+        ("j k Tab 1 2 3", lang.home_key_moves()),
+        ("Enter", lang.home_key_attach()),
+        ("n", lang.home_key_new()),
+        ("a", lang.home_key_add()),
+        ("e", lang.home_key_edit()),
+        ("Space c", lang.home_key_mark()),
+        ("d", lang.home_key_delete()),
+        ("K J", lang.home_key_shift()),
+        ("x", lang.home_key_skip()),
+        ("g S r X", lang.home_key_queue()),
+        ("/", lang.home_key_filter()),
+        ("t", lang.home_key_theme()),
+        ("q Ctrl-C", lang.home_key_leave()),
     ];
     let columns = 72.min(area.width.saturating_sub(6));
     let words = usize::from(columns).saturating_sub(15);

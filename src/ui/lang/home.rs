@@ -115,19 +115,19 @@ words! {
     file_intro: "Written by `loradeck new`. `loradeck check` checks it and prints every other key's default.", "由 `loradeck new` 写成。`loradeck check` 会检查它并打印其余键的默认值。";
 
     home_help: "keys of home", "主页按键";
-    help_moves: "move between lines; Tab between sections", "在行间移动；Tab 切换栏目";
-    help_attach: "attach to the run, start the config, or open the queued run", "打开运行、启动配置，或打开排队的运行";
-    help_new: "a form for a new run", "新建运行的表单";
-    help_add: "add the config to the queue", "把配置加入队列";
-    help_mark: "mark a run; c compares the marked ones", "标记运行；c 比较已标记的";
-    help_delete: "delete the run's folder, after a question", "删除运行目录（会先询问）";
-    help_edit: "open the config in $EDITOR", "用 $EDITOR 打开配置";
-    help_shift: "move a waiting entry of the queue", "移动队列中等待的条目";
-    help_skip: "skip an entry of the queue; a running one is stopped with a checkpoint", "跳过队列中的条目；运行中的会保存检查点后停止";
-    help_queue: "start the queue, stop it, put an ended entry in once more, clear what is over", "启动队列、停止队列、重新排入已结束的条目、清除已结束的";
-    help_filter: "show what contains a text", "只显示包含某段文字的行";
-    help_theme: "next theme", "下一个主题";
-    help_leave: "leave; runs and queue go on", "离开；运行和队列继续";
+    home_key_moves: "move between lines; Tab between sections", "在行间移动；Tab 切换栏目";
+    home_key_attach: "attach to the run, start the config, or open the queued run", "打开运行、启动配置，或打开排队的运行";
+    home_key_new: "a form for a new run", "新建运行的表单";
+    home_key_add: "add the config to the queue", "把配置加入队列";
+    home_key_mark: "mark a run; c compares the marked ones", "标记运行；c 比较已标记的";
+    home_key_delete: "delete the run's folder, after a question", "删除运行目录（会先询问）";
+    home_key_edit: "open the config in $EDITOR", "用 $EDITOR 打开配置";
+    home_key_shift: "move a waiting entry of the queue", "移动队列中等待的条目";
+    home_key_skip: "skip an entry of the queue; a running one is stopped with a checkpoint", "跳过队列中的条目；运行中的会保存检查点后停止";
+    home_key_queue: "start the queue, stop it, put an ended entry in once more, clear what is over", "启动队列、停止队列、重新排入已结束的条目、清除已结束的";
+    home_key_filter: "show what contains a text", "只显示包含某段文字的行";
+    home_key_theme: "next theme", "下一个主题";
+    home_key_leave: "leave; runs and queue go on", "离开；运行和队列继续";
 }
 
 sentences! {
