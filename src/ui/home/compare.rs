@@ -35,10 +35,14 @@ fn role(i: usize) -> Role {
 pub fn draw(home: &Home, view: &CompareView, area: Rect, buf: &mut Buffer) {
     let (theme, lang) = (&home.theme, home.lang);
     let table = table(home, view);
-    let chart_rows = area
-        .height
-        .saturating_sub(table.len() as u16 + 2)
-        .clamp(area.height / 3, area.height * 2 / 3);
+    // Where there is no room for both, the numbers tell more.
+    let chart_rows = if area.height < 18 {
+        0
+    } else {
+        area.height
+            .saturating_sub(table.len() as u16 + 2)
+            .clamp(area.height / 3, area.height * 2 / 3)
+    };
     let top = Rect {
         height: chart_rows,
         ..area
@@ -47,8 +51,10 @@ pub fn draw(home: &Home, view: &CompareView, area: Rect, buf: &mut Buffer) {
         Align::Step => lang.by_step(),
         Align::Share => lang.by_share(),
     });
-    let inner = titled(theme, lang.compare_title(), &by, true, top, buf);
-    draw_chart(home, view, inner, buf);
+    if chart_rows > 0 {
+        let inner = titled(theme, lang.compare_title(), &by, true, top, buf);
+        draw_chart(home, view, inner, buf);
+    }
     let below = Rect {
         y: area.y + chart_rows,
         height: area.height - chart_rows,
@@ -87,7 +93,7 @@ fn draw_chart(home: &Home, view: &CompareView, area: Rect, buf: &mut Buffer) {
         .map(|r| place(r, view.align, r.last_step as f64) as u64)
         .max()
         .unwrap_or(0);
-    if last == 0 || area.height < 5 || area.width < 24 {
+    if last == 0 {
         buf.set_string(area.x, area.y, lang.compare_no_curve(), theme[Role::Muted]);
         return;
     }

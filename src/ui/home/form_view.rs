@@ -18,7 +18,7 @@ pub fn draw(home: &Home, form: &Form, area: Rect, buf: &mut Buffer) {
     let wide = area.width >= 76;
     let left = Rect {
         width: if wide {
-            (area.width * 52 / 100).min(74)
+            (area.width * 52 / 100).clamp(44, 74)
         } else {
             area.width
         },
@@ -116,20 +116,25 @@ fn draw_fields(home: &Home, form: &Form, area: Rect, buf: &mut Buffer) {
         }
     }
     lines.push(Line::default());
-    let mut buttons = Vec::new();
-    for (i, button) in Button::ALL.into_iter().enumerate() {
+    let buttons = Button::ALL.map(|b| format!("[ {} ]", b.label(lang)));
+    // On one row, or below each other where that is too narrow.
+    let abreast = buttons.iter().map(|b| width(b) + 1).sum::<usize>() <= usize::from(area.width);
+    let mut row = Vec::new();
+    for (i, button) in buttons.into_iter().enumerate() {
         let chosen = form.place == Place::Button(i);
         if chosen {
             cursor = lines.len();
         }
         let role = if chosen { Role::Selection } else { Role::Text };
-        buttons.push(Span::styled(
-            format!("[ {} ]", button.label(lang)),
-            theme[role],
-        ));
-        buttons.push(Span::raw(" "));
+        row.push(Span::styled(button, theme[role]));
+        row.push(Span::raw(" "));
+        if !abreast {
+            lines.push(Line::from(std::mem::take(&mut row)));
+        }
     }
-    lines.push(Line::from(buttons));
+    if abreast {
+        lines.push(Line::from(row));
+    }
     let rows = usize::from(area.height);
     let skip = (cursor + 3)
         .saturating_sub(rows)

@@ -64,6 +64,9 @@ fn header(home: &Home, area: Rect, buf: &mut Buffer) {
         );
     }
     let x = area.right().saturating_sub(width(&right) as u16 + 1);
+    if x < area.x + 10 {
+        return;
+    }
     buf.set_string(x, area.y, &right, theme[Role::Muted]);
     let room = usize::from(x.saturating_sub(area.x + 13));
     let folder = truncate_start(&overview.folder, room, theme.glyphs.ellipsis);

@@ -1,7 +1,6 @@
 //! Home: runs, configs, the queue, the comparison and the form for a new run.
 
 words! {
-    home: "home", "主页";
     home_runs: "runs", "运行";
     home_configs: "configs", "配置";
     home_queue: "queue", "队列";
@@ -90,7 +89,6 @@ words! {
     form_file: "file", "文件";
     form_method: "method", "方法";
     form_hint: "type to change, left and right choose, Enter goes on", "直接输入修改，左右键选择，回车继续";
-    form_overwrites: "this file exists already: choose another name", "该文件已存在：请换一个名字";
     method_lora: "the plain form: A and B on the attention's projections", "基本形式：注意力投影上的 A 和 B";
     method_all: "LoRA on every linear of the blocks: more to learn with, slower", "所有线性层上的 LoRA：容量更大，更慢";
     method_rs: "scaled by alpha / sqrt(rank): for ranks of 32 and more", "按 alpha / sqrt(秩) 缩放：适合 32 以上的秩";
@@ -100,7 +98,6 @@ words! {
     memory_optimizer: "optimizer", "优化器";
     memory_activations: "activations", "激活";
     memory_logits: "logits", "logits";
-    memory_total: "in all", "合计";
     fit_safe: "safe", "宽裕";
     fit_tight: "tight", "紧张";
     fit_exceeds: "will not fit", "放不下";
