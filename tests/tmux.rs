@@ -11,6 +11,11 @@ use program::{PROGRAM, Scratch, alive, text};
 const LONG: &str = "epochs: 500\nbatch_size: 4\nsequence_len: 64\nlearning_rate: 1e-3\n\
     save_steps: 100\neval_split: 4\neval_steps: 1000\n";
 
+struct Client {
+    _terminal: Box<dyn portable_pty::MasterPty + Send>,
+    child: Box<dyn portable_pty::Child + Send + Sync>,
+}
+
 /// A tmux server of the test's own.
 struct Tmux {
     socket: String,
@@ -78,8 +83,8 @@ impl Tmux {
         }
     }
 
-    /// A person's terminal that is attached to the session; dropped, it is closed.
-    fn client(&self, columns: u16, rows: u16) -> Box<dyn portable_pty::MasterPty + Send> {
+    /// A person's terminal that is attached to the session, and the client in it.
+    fn client(&self, columns: u16, rows: u16) -> Client {
         let pair = native_pty_system()
             .openpty(PtySize {
                 rows,
@@ -93,14 +98,16 @@ impl Tmux {
         command.env("TERM", "xterm-256color");
         command.env("LC_ALL", "C.UTF-8");
         command.env_remove("TMUX");
-        let mut child = pair.slave.spawn_command(command).unwrap();
-        std::thread::spawn(move || child.wait());
+        let child = pair.slave.spawn_command(command).unwrap();
         let mut reader = pair.master.try_clone_reader().unwrap();
         std::thread::spawn(move || {
             let mut bytes = [0; 65536];
             while std::io::Read::read(&mut reader, &mut bytes).is_ok_and(|n| n > 0) {}
         });
-        pair.master
+        Client {
+            _terminal: pair.master,
+            child,
+        }
     }
 
     fn clients(&self) -> usize {
@@ -142,18 +149,19 @@ fn a_deck_in_tmux_is_whole_after_detach_attach_resize_and_split_and_its_pane_may
     let pid = scratch.wait_for_step(2)["pid"].as_u64().unwrap();
 
     // A person comes with a terminal of another size, leaves, and comes back with a third.
-    let first = tmux.client(150, 45);
+    let mut first = tmux.client(150, 45);
     tmux.wait_for_clients(1);
     tmux.wait_until("the first terminal's size", |s| whole(s, 44));
     tmux.run(&["detach-client", "-s", "deck"]);
     tmux.wait_for_clients(0);
-    drop(first);
+    first.child.wait().unwrap();
     let step = scratch.step();
     scratch.wait_for_step(step + 3);
-    let second = tmux.client(100, 30);
+    let mut second = tmux.client(100, 30);
     tmux.wait_until("the second terminal's size", |s| whole(s, 29));
     // A line that breaks takes the client with it, and nothing else.
-    drop(second);
+    second.child.kill().unwrap();
+    second.child.wait().unwrap();
     tmux.wait_for_clients(0);
     tmux.wait_until("the deck as it was left", |s| whole(s, 29));
 
