@@ -49,6 +49,21 @@ impl Stream {
         word
     }
 
+    /// Passes over the next `words` numbers.
+    pub fn skip(&mut self, words: u64) {
+        let buffered = (4 - self.next) as u64;
+        if words < buffered {
+            self.next += words as usize;
+            return;
+        }
+        let words = words - buffered;
+        self.next = 4;
+        self.counter[0] = self.counter[0].wrapping_add((words / 4) as u32);
+        for _ in 0..words % 4 {
+            self.next_u32();
+        }
+    }
+
     /// Uniform in [0, 1), 24 bits.
     pub fn uniform(&mut self) -> f32 {
         (self.next_u32() >> 8) as f32 / (1u32 << 24) as f32

@@ -10,11 +10,23 @@ use loradeck::model::{
 };
 use serde_json::Value;
 
-const CASES: [&str; 4] = [
+const CASES: [&str; 16] = [
     "llama_tied_gqa",
     "llama_untied_headdim",
     "llama_rope_llama3",
     "llama_rope_linear",
+    "families/llama_bias",
+    "families/llama_dynamic",
+    "families/mistral",
+    "families/mistral_no_window",
+    "families/qwen2",
+    "families/qwen2_window",
+    "families/qwen3",
+    "families/qwen3_yarn",
+    "families/phi3",
+    "families/phi3_longrope",
+    "families/smollm3",
+    "families/smollm3_window",
 ];
 
 fn fixtures() -> PathBuf {
@@ -99,6 +111,26 @@ impl Case {
 }
 
 #[test]
+fn hidden_states_are_those_of_transformers_and_peft_after_every_block() {
+    for name in CASES {
+        let case = Case::read(name);
+        let got = case
+            .decoder
+            .hidden_states(&case.batch.input_ids, &case.adapters())
+            .unwrap();
+        assert_eq!(got.len(), case.decoder.config().layers + 1);
+        for (layer, got) in got.iter().enumerate() {
+            let expected = &case.expected[&format!("hidden.{layer}")];
+            for (row, &length) in case.lengths.iter().enumerate() {
+                let cut = |t: &Tensor| t.get(row).unwrap().narrow(0, 0, length).unwrap();
+                let apart = difference(&cut(got), &cut(expected));
+                assert!(apart < 1e-4, "{name}, layer {layer}, row {row}: {apart:e}");
+            }
+        }
+    }
+}
+
+#[test]
 fn logits_are_those_of_transformers_and_peft() {
     for name in CASES {
         let case = Case::read(name);
@@ -174,6 +206,7 @@ fn a_pass_run_again_gives_the_same_bits_also_with_dropout() {
             seed: 1,
             step,
             micro_batch: 2,
+            tokens_before: 0,
         };
         let pass = case
             .decoder
@@ -192,7 +225,14 @@ fn a_pass_run_again_gives_the_same_bits_also_with_dropout() {
 
 #[test]
 fn a_cache_gives_the_logits_of_the_whole_sequence() {
-    for name in ["llama_untied_headdim", "llama_rope_llama3"] {
+    for name in [
+        "llama_untied_headdim",
+        "llama_rope_llama3",
+        "families/mistral",
+        "families/qwen3",
+        "families/phi3",
+        "families/smollm3_window",
+    ] {
         let case = Case::read(name);
         let ids = &case.batch.input_ids[0];
         let whole = case

@@ -13,7 +13,7 @@ use super::model::{Adapter, Family, Format, Keys, Part, Rows};
 use super::numbers::{Dtype, Numbers};
 use crate::error::input_error;
 use crate::model::gguf::{Header, encoding_id};
-use crate::model::{gguf_module, hugging_face_module, interleaves_heads};
+use crate::model::{gguf_architecture, gguf_module, hugging_face_module, interleaves_heads};
 
 const A: &str = ".weight.lora_a";
 const B: &str = ".weight.lora_b";
@@ -44,7 +44,7 @@ pub(super) fn to_bytes(adapter: &Adapter, architecture: &str) -> Result<Vec<u8>>
     bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend(4u64.to_le_bytes());
     for (key, value) in [
-        ("general.architecture", architecture),
+        ("general.architecture", gguf_architecture(architecture)),
         ("general.type", "adapter"),
         ("adapter.type", "lora"),
     ] {
@@ -121,7 +121,7 @@ pub(super) fn read(path: &Path) -> Result<Adapter> {
                 )));
             }
         };
-        let module = hugging_face_module(part).ok_or_else(|| {
+        let module = hugging_face_module(part, architecture).ok_or_else(|| {
             input_error(format!("{file}: it adapts {part}, which is not known here"))
         })?;
         if !header.tensors.contains_key(&other) {

@@ -8,23 +8,12 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::*;
-use crate::model::{DecoderConfig, LoraSet, LoraSpec, RopeScaling};
+use crate::model::{DecoderConfig, LoraSet, LoraSpec};
 
 fn base() -> DecoderConfig {
     DecoderConfig {
-        architecture: "llama".to_owned(),
-        vocab_size: 10,
-        hidden_size: 8,
-        intermediate_size: 12,
         layers: 2,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 4,
-        rms_norm_eps: 1e-5,
-        rope_theta: 1e4,
-        rope_scaling: RopeScaling::None,
-        max_position_embeddings: 16,
-        tie_word_embeddings: true,
+        ..DecoderConfig::tiny()
     }
 }
 

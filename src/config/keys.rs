@@ -4,9 +4,9 @@
 use serde_yaml::Value;
 
 use super::kinds::{
-    FORMATS, OPTIMIZERS, OTHER_OPTIMIZERS, OTHER_PRECISIONS, OTHER_SCHEDULERS, OTHER_TASKS,
-    PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers, optional, show_device,
-    show_optional, show_targets, shown_word, target_modules,
+    FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
+    OTHER_SCHEDULERS, OTHER_TASKS, PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers,
+    optional, show_device, show_optional, show_targets, shown_word, target_modules,
 };
 use super::values::{Fault, boolean, count, decimal, flow, number, quoted, texts, whole, word};
 use super::{RunConfig, paths};
@@ -357,6 +357,15 @@ pub(super) const KEYS: &[Key] = &[
         |v| v.to_string()
     ),
     key!(
+        on_oom,
+        Live,
+        "shrink",
+        "pause",
+        "When memory runs out: `shrink` computes micro-batches in smaller pieces, with the same gradient; `pause` waits for you; `stop` ends the run after a checkpoint",
+        |v| word(v, ON_OOM, OTHER_ON_OOM),
+        |v| shown_word(ON_OOM, v)
+    ),
+    key!(
         eval_split,
         Restart,
         "0.05",
@@ -462,10 +471,6 @@ pub(super) const UNBUILT: &[Unbuilt] = &[
     },
     Unbuilt {
         name: "packing",
-        image: false,
-    },
-    Unbuilt {
-        name: "on_oom",
         image: false,
     },
     Unbuilt {

@@ -4,7 +4,7 @@ use serde_yaml::Value;
 
 use super::values::{Fault, count, flow, quoted, text, texts, word};
 use super::{
-    DeviceChoice, ExportFormat, LrScheduler, Optimizer, Precision, TargetModules, TaskType,
+    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, TargetModules, TaskType,
 };
 
 pub(super) const TASKS: &[(&str, TaskType)] = &[
@@ -45,6 +45,19 @@ pub(super) const OTHER_OPTIMIZERS: &[(&str, &str)] = &[
     ("adamw8bit", "adamw"),
     ("paged_adamw_8bit", "adamw"),
     ("paged_adamw_32bit", "adamw"),
+];
+pub(super) const ON_OOM: &[(&str, OnOom)] = &[
+    ("shrink", OnOom::Shrink),
+    ("pause", OnOom::Pause),
+    ("stop", OnOom::Stop),
+];
+pub(super) const OTHER_ON_OOM: &[(&str, &str)] = &[
+    ("halve", "shrink"),
+    ("auto", "shrink"),
+    ("wait", "pause"),
+    ("fail", "stop"),
+    ("abort", "stop"),
+    ("exit", "stop"),
 ];
 pub(super) const PRECISIONS: &[(&str, Precision)] = &[
     ("f32", Precision::F32),

@@ -64,6 +64,7 @@ pub struct RunConfig {
     /// A Jinja template that replaces the tokenizer's own.
     pub chat_template: Option<String>,
     pub skip_bad_records: bool,
+    pub on_oom: OnOom,
 
     /// Share (below 1) or number (1 and above) of records held out; 0: no eval.
     pub eval_split: f64,
@@ -109,6 +110,16 @@ pub enum Precision {
     F32,
     Bf16,
     Fp16,
+}
+
+/// What a run does when memory runs out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOom {
+    /// Compute micro-batches in smaller pieces, and more of them.
+    Shrink,
+    Pause,
+    /// End after a checkpoint.
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::values::Fault;
 use super::{
-    DeviceChoice, ExportFormat, LrScheduler, Optimizer, Precision, RunConfig, TargetModules,
+    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, RunConfig, TargetModules,
     TaskType,
 };
 
@@ -104,6 +104,7 @@ pub(super) fn text_defaults() -> RunConfig {
         train_on_inputs: false,
         chat_template: None,
         skip_bad_records: false,
+        on_oom: OnOom::Shrink,
         eval_split: 0.05,
         eval_steps: 100,
         sample_prompts: Vec::new(),

@@ -161,7 +161,7 @@ fn unusual(place: &Place) -> String {
              learning_rate: 1e-3\nlr_scheduler: linear\nwarmup_steps: 7\nweight_decay: 0.01\n\
              optimizer: adamw\nseed: 18446744073709551615\nprecision: f32\ndevice: cpu\n\
              sequence_len: 99\ntrain_on_inputs: true\nchat_template: \"{{ messages[0].content }}\\n\"\n\
-             skip_bad_records: true\neval_split: 12\neval_steps: 11\n\
+             skip_bad_records: true\non_oom: pause\neval_split: 12\neval_steps: 11\n\
              sample_prompts: [\"it's: a \\\"prompt\\\"\\nof two lines\", '- #x', '8']\n\
              sample_steps: 13\nsave_steps: 17\nkeep_checkpoints: 2\nexport_formats: peft\n",
             &[],

@@ -1,6 +1,7 @@
 //! A batch's rows, laid one after another without padding.
 
 use anyhow::{Result, bail};
+use candle_core::Tensor;
 
 use crate::ops::Span;
 
@@ -82,6 +83,19 @@ impl Packed {
             }
         }
         Ok(packed)
+    }
+
+    /// `[tokens, features]` as `[B, T, features]`: T is the longest row's length, and what lies
+    /// after the end of a shorter one is 0.
+    pub fn rows(&self, x: &Tensor) -> Result<Tensor> {
+        let lengths = self.spans.iter().map(|span| span.queries.len());
+        let longest = lengths.max().unwrap_or(0);
+        let mut rows = Vec::new();
+        for span in &self.spans {
+            let row = x.narrow(0, span.queries.start, span.queries.len())?;
+            rows.push(row.pad_with_zeros(0, 0, longest - span.queries.len())?);
+        }
+        Ok(Tensor::stack(&rows, 0)?)
     }
 
     /// One row that goes on after `cached` tokens.

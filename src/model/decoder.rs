@@ -7,15 +7,15 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 
 use super::batch::{Packed, TokenBatch};
-use super::block::{Block, BlockTerms, Pass};
+use super::block::{Block, BlockTerms, Goal, Pass, no_terms};
 use super::cache::{KvCache, LayerCache};
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
-    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, adapted_row_norms, cross_entropy,
-    embedding, frozen_linear, pull_gradients, rms_norm,
+    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, Tape, adapted_row_norms,
+    cross_entropy, embedding, frozen_linear, rms_norm, select_rows,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -24,6 +24,9 @@ pub struct DropoutKey {
     pub seed: u64,
     pub step: u64,
     pub micro_batch: u32,
+    /// Tokens computed of the micro-batch before these: its masks do not depend on the pieces it is
+    /// computed in.
+    pub tokens_before: u64,
 }
 
 /// What a training pass gives: sums, so that micro-batches add up to the full batch.
@@ -31,6 +34,8 @@ pub struct LossAndGradients {
     /// Sum over trained tokens of the negative log-likelihood.
     pub loss_sum: f64,
     pub trained_tokens: u64,
+    /// Tokens that were computed: those behind a row's last trained one are not.
+    pub computed_tokens: u64,
     /// Gradients of `loss_sum` for every parameter of the set, in its order, f32.
     pub gradients: Vec<Tensor>,
 }
@@ -44,8 +49,7 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Tensor,
     head: FrozenWeight,
-    rope_frequencies: Vec<f32>,
-    /// Module -> (layer, index into [`LINEARS`]).
+    /// Module -> (layer, index into [`DecoderConfig::block_linears`]).
     modules: BTreeMap<String, (usize, usize)>,
 }
 
@@ -57,39 +61,23 @@ impl Decoder {
             ));
         }
         let config = source.config.clone();
-        let place = |name: String| -> Result<FrozenWeight> {
-            FrozenWeight::new(source.weight(&name)?, device, dtype)
-                .with_context(|| format!("the weight {name} does not fit on the device"))
-        };
-        let norm = |name: String| -> Result<Tensor> {
-            let weight = source.weight(&name)?.row(0);
-            Ok(Tensor::from_vec(weight, config.hidden_size, device)?)
-        };
+        let linears = config.block_linears();
         let mut blocks = Vec::new();
         let mut modules = BTreeMap::new();
         for layer in 0..config.layers {
-            let prefix = format!("model.layers.{layer}");
-            let mut linears = Vec::new();
-            for (kind, linear) in LINEARS.iter().enumerate() {
-                linears.push(place(format!("{prefix}.{linear}.weight"))?);
-                modules.insert(format!("{prefix}.{linear}"), (layer, kind));
+            blocks.push(Block::read(source, layer, device, dtype)?);
+            for (kind, linear) in linears.iter().enumerate() {
+                let name = format!("model.layers.{layer}.{}", linear.name);
+                modules.insert(name, (layer, kind));
             }
-            blocks.push(Block {
-                input_norm: norm(format!("{prefix}.input_layernorm.weight"))?,
-                post_attention_norm: norm(format!("{prefix}.post_attention_layernorm.weight"))?,
-                linears: linears
-                    .try_into()
-                    .map_err(|_| anyhow::anyhow!("a block has another number of linears"))?,
-            });
         }
-        let embedding = place("model.embed_tokens.weight".to_owned())?;
+        let embedding = source.frozen("model.embed_tokens.weight", device, dtype)?;
         let head = match config.tie_word_embeddings {
             true => embedding.clone(),
-            false => place("lm_head.weight".to_owned())?,
+            false => source.frozen("lm_head.weight", device, dtype)?,
         };
         Ok(Decoder {
-            norm: norm("model.norm.weight".to_owned())?,
-            rope_frequencies: config.rope_frequencies(),
+            norm: source.vector("model.norm.weight", device)?,
             device: device.clone(),
             dtype,
             embedding,
@@ -116,16 +104,27 @@ impl Decoder {
     /// the device fails.
     pub fn logits(&self, input_ids: &[Vec<u32>], adapters: &[Active<'_>]) -> Result<Tensor> {
         let packed = Packed::whole(input_ids);
-        let hidden = self.hidden(&packed, adapters)?;
-        let hidden = rms_norm(&hidden, &self.norm, self.config.rms_norm_eps)?;
-        let logits = frozen_linear(&hidden, &self.head)?.to_dtype(DType::F32)?;
-        let longest = input_ids.iter().map(Vec::len).max().unwrap_or(0);
-        let mut rows = Vec::new();
-        for span in &packed.spans {
-            let row = logits.narrow(0, span.queries.start, span.queries.len())?;
-            rows.push(row.pad_with_zeros(0, 0, longest - span.queries.len())?);
-        }
-        Ok(Tensor::stack(&rows, 0)?)
+        let hidden = self.hidden(&packed, adapters, |_| ())?;
+        let tape = Tape::off();
+        let hidden = rms_norm(&tape, &hidden, &self.norm, self.config.rms_norm_eps)?;
+        let logits = frozen_linear(&tape, &hidden, &self.head)?.to_dtype(DType::F32)?;
+        packed.rows(&logits)
+    }
+
+    /// Hidden states `[B, T, hidden]` of whole sequences: the embeddings, then what each block
+    /// gives, before the last norm. Rows as in [`Decoder::logits`].
+    ///
+    /// # Errors
+    /// As [`Decoder::logits`].
+    pub fn hidden_states(
+        &self,
+        input_ids: &[Vec<u32>],
+        adapters: &[Active<'_>],
+    ) -> Result<Vec<Tensor>> {
+        let packed = Packed::whole(input_ids);
+        let mut all = Vec::new();
+        self.hidden(&packed, adapters, |x| all.push(x.clone()))?;
+        all.iter().map(|x| packed.rows(x)).collect()
     }
 
     /// Sum of losses and number of trained tokens; logits are never whole in memory.
@@ -137,7 +136,7 @@ impl Decoder {
         if packed.targets.is_empty() {
             return Ok((0.0, 0));
         }
-        let hidden = self.hidden(&packed, adapters)?;
+        let hidden = self.hidden(&packed, adapters, |_| ())?;
         let (loss, _) = self.head_loss(&hidden, &packed, false)?;
         Ok((loss, packed.targets.len() as u64))
     }
@@ -155,60 +154,68 @@ impl Decoder {
     ) -> Result<LossAndGradients> {
         let packed = Packed::trained(batch)?;
         let adapters = [Active { set, strength: 1.0 }];
-        let terms = self.terms(&adapters, dropout, true)?;
+        let terms = self.terms(&adapters, dropout)?;
         let first_adapted = terms.iter().position(|t| t.iter().any(|t| !t.is_empty()));
         let (Some(first_adapted), false) = (first_adapted, packed.targets.is_empty()) else {
             let (loss_sum, trained_tokens) = self.loss(batch, &adapters)?;
             return Ok(LossAndGradients {
                 loss_sum,
                 trained_tokens,
+                computed_tokens: packed.ids.len() as u64,
                 gradients: zero_gradients(set)?,
             });
         };
         let pass = self.pass(&packed, 0)?;
         let mut x = self.embed(&packed.ids)?;
-        // What the backward starts each block from: its input and, without recomputation, its
-        // output with the graph in between.
-        let mut kept: Vec<(Tensor, Option<Tensor>)> = Vec::new();
-        for (layer, block) in self.blocks.iter().enumerate() {
-            if layer < first_adapted {
-                x = block.forward(&x, &Default::default(), &pass, None)?;
-            } else if recompute {
-                let y = block.forward(&x, &detached(&terms[layer]), &pass, None)?;
-                kept.push((x, None));
-                x = y;
-            } else {
-                let input = leaf(&x, layer > first_adapted)?;
-                let y = block.forward(&input, &terms[layer], &pass, None)?;
-                x = y.detach();
-                kept.push((input, Some(y)));
-            }
-        }
-        let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
-        let mut dx = d_hidden.context("the head gave no gradient")?;
         let parameters = set.parameters();
         let of_layer = self.parameters_by_layer(set, &parameters);
+        // The tape of a block's pass: gradients are wanted of its parameters and, above the first
+        // adapted block, of its input.
+        let start = |layer: usize, input: &Tensor| {
+            let tape = Tape::recording();
+            for &index in &of_layer[layer] {
+                tape.want(parameters[index].var);
+            }
+            if layer > first_adapted {
+                tape.want(input);
+            }
+            tape
+        };
+        // What the backward starts each block from: its input and, without recomputation, its
+        // output and the tape in between.
+        let mut kept: Vec<(Tensor, Option<(Tape, Tensor)>)> = Vec::new();
+        for (layer, (block, terms)) in self.blocks.iter().zip(&terms).enumerate() {
+            let tape = match layer < first_adapted || recompute {
+                true => Tape::off(),
+                false => start(layer, &x),
+            };
+            let y = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
+            if layer >= first_adapted {
+                kept.push((x, (!recompute).then(|| (tape, y.clone()))));
+            }
+            x = y;
+        }
+        let (loss_sum, d_hidden) = self.head_loss(&x, &packed, true)?;
+        drop(x);
+        let mut dx = d_hidden.context("the head gave no gradient")?;
         let mut gradients: Vec<Option<Tensor>> = vec![None; parameters.len()];
         for layer in (first_adapted..self.blocks.len()).rev() {
-            let (input, output) = kept.pop().context("a block's input is missing")?;
-            let wanted = layer > first_adapted;
-            let (input, output) = match output {
-                Some(output) => (input, output),
+            let (input, done) = kept.pop().context("a block's input is missing")?;
+            let (tape, output) = match done {
+                Some(done) => done,
                 None => {
-                    let input = leaf(&input, wanted)?;
-                    let output = self.blocks[layer].forward(&input, &terms[layer], &pass, None)?;
-                    (input, output)
+                    let (tape, terms) = (start(layer, &input), &terms[layer]);
+                    let replay = Goal::Replay;
+                    let output =
+                        self.blocks[layer].forward(&tape, &input, terms, &pass, None, replay)?;
+                    (tape, output)
                 }
             };
-            if !output.track_op() {
-                // No adapter here, and none below that this block's input would need.
-                continue;
-            }
-            let mut store = pull_gradients(&output, &dx)?;
+            let mut found = tape.pull(&output, dx)?;
             for &index in &of_layer[layer] {
                 let parameter = &parameters[index];
-                let gradient = store
-                    .remove(parameter.var)
+                let gradient = found
+                    .take(parameter.var)
                     .with_context(|| format!("no gradient reached {}", parameter.module))?;
                 // What layers share gets a gradient from each.
                 gradients[index] = Some(match gradients[index].take() {
@@ -216,16 +223,18 @@ impl Decoder {
                     None => gradient,
                 });
             }
-            if wanted {
-                dx = store
-                    .remove(&input)
-                    .context("no gradient reached a block's input")?;
+            if layer == first_adapted {
+                break;
             }
+            dx = found
+                .take(&input)
+                .context("no gradient reached a block's input")?;
         }
         let gradients = gradients.into_iter().collect::<Option<_>>();
         Ok(LossAndGradients {
             loss_sum,
             trained_tokens: packed.targets.len() as u64,
+            computed_tokens: packed.ids.len() as u64,
             gradients: gradients.context("an adapter got no gradient")?,
         })
     }
@@ -259,7 +268,7 @@ impl Decoder {
         self.check_modules(set)?;
         for pair in &mut set.pairs {
             let (layer, kind) = self.modules[&pair.module];
-            let weight = &self.blocks[layer].linears[kind];
+            let weight = self.blocks[layer].weight(kind);
             let norms = adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?;
             pair.magnitude = Some(Var::from_tensor(&norms)?);
         }
@@ -271,7 +280,7 @@ impl Decoder {
     /// # Errors
     /// An adapter of another base; the device fails.
     pub fn cache(&self, adapters: &[Active<'_>]) -> Result<KvCache> {
-        let terms = self.terms(adapters, None, false)?;
+        let terms = self.terms(adapters, None)?;
         Ok(KvCache {
             layers: terms
                 .into_iter()
@@ -293,25 +302,35 @@ impl Decoder {
         }
         let packed = Packed::continued(ids, cache.len);
         let pass = self.pass(&packed, cache.len)?;
+        let tape = Tape::off();
         let mut x = self.embed(ids)?;
         for (block, (terms, cache)) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block.forward(&x, terms, &pass, Some(cache))?;
+            x = block.forward(&tape, &x, terms, &pass, Some(cache), Goal::Output)?;
         }
         cache.len += ids.len();
         let last = x.narrow(0, ids.len() - 1, 1)?;
-        let last = rms_norm(&last, &self.norm, self.config.rms_norm_eps)?;
-        Ok(frozen_linear(&last, &self.head)?
+        let last = rms_norm(&tape, &last, &self.norm, self.config.rms_norm_eps)?;
+        Ok(frozen_linear(&tape, &last, &self.head)?
             .to_dtype(DType::F32)?
             .squeeze(0)?)
     }
 
-    /// Hidden states after the last block, without a graph.
-    fn hidden(&self, packed: &Packed, adapters: &[Active<'_>]) -> Result<Tensor> {
-        let terms = self.terms(adapters, None, false)?;
+    /// Hidden states after the last block, without a graph; `seen` gets those before every block
+    /// as well.
+    fn hidden(
+        &self,
+        packed: &Packed,
+        adapters: &[Active<'_>],
+        mut seen: impl FnMut(&Tensor),
+    ) -> Result<Tensor> {
+        let terms = self.terms(adapters, None)?;
         let pass = self.pass(packed, 0)?;
+        let tape = Tape::off();
         let mut x = self.embed(&packed.ids)?;
+        seen(&x);
         for (block, terms) in self.blocks.iter().zip(&terms) {
-            x = block.forward(&x, terms, &pass, None)?;
+            x = block.forward(&tape, &x, terms, &pass, None, Goal::Output)?;
+            seen(&x);
         }
         Ok(x)
     }
@@ -329,14 +348,17 @@ impl Decoder {
         packed: &Packed,
         gradient: bool,
     ) -> Result<(f64, Option<Tensor>)> {
-        let hidden = leaf(hidden, gradient)?;
+        let tape = match gradient {
+            true => Tape::recording(),
+            false => Tape::off(),
+        };
+        tape.want(hidden);
         // Only tokens with a target cost a row of logits.
-        let wanted = Tensor::new(&packed.trained[..], &self.device)?;
-        let chosen = hidden.index_select(&wanted, 0)?;
-        let normed = rms_norm(&chosen, &self.norm, self.config.rms_norm_eps)?;
+        let chosen = select_rows(&tape, hidden, &packed.trained)?;
+        let normed = rms_norm(&tape, &chosen, &self.norm, self.config.rms_norm_eps)?;
         let (loss, d_normed) = cross_entropy(&normed, &self.head, &packed.targets, gradient)?;
         let d_hidden = match d_normed {
-            Some(d_normed) => pull_gradients(&normed, &d_normed)?.remove(&hidden),
+            Some(d_normed) => tape.pull(&normed, d_normed)?.take(hidden),
             None => None,
         };
         Ok((loss, d_hidden))
@@ -352,8 +374,15 @@ impl Decoder {
                  lower sequence_len"
             )));
         }
+        let rotation = self.config.rotation(longest);
         Ok(Pass {
-            table: RopeTable::new(&packed.positions, &self.rope_frequencies, &self.device)?,
+            table: RopeTable::new(
+                &packed.positions,
+                &rotation.frequencies,
+                rotation.factor,
+                self.config.head_dim,
+                &self.device,
+            )?,
             spans: Arc::new(packed.spans.clone()),
             heads: Heads {
                 queries: self.config.heads,
@@ -366,6 +395,7 @@ impl Decoder {
 
     /// Whether the adapter's modules are this base's, in names and shapes.
     fn check_modules(&self, set: &LoraSet) -> Result<()> {
+        let linears = self.config.block_linears();
         for pair in &set.pairs {
             let Some(&(_, kind)) = self.modules.get(&pair.module) else {
                 return Err(input_error(format!(
@@ -373,7 +403,7 @@ impl Decoder {
                     pair.module
                 )));
             };
-            let (inputs, outputs) = self.config.linear_shape(kind);
+            let (inputs, outputs) = (linears[kind].inputs, linears[kind].outputs);
             let magnitude = pair.magnitude.as_ref();
             if pair.a.dims()[1..] != [inputs]
                 || pair.b.dims()[..1] != [outputs]
@@ -391,31 +421,29 @@ impl Decoder {
         Ok(())
     }
 
-    /// The adapters of every block's linears. With `tracked`, gradients reach A and B.
+    /// The adapters of every block's linears.
     fn terms(
         &self,
         adapters: &[Active<'_>],
         dropout: Option<DropoutKey>,
-        tracked: bool,
     ) -> Result<Vec<BlockTerms>> {
-        let mut terms: Vec<BlockTerms> = self.blocks.iter().map(|_| Default::default()).collect();
+        let linears = self.config.block_linears();
+        let mut terms = vec![no_terms(&self.config); self.blocks.len()];
         for active in adapters {
             let probability = active.set.spec.dropout;
             self.check_modules(active.set)?;
             for pair in &active.set.pairs {
                 let (layer, kind) = self.modules[&pair.module];
-                let tensor = |var: &Var| match tracked {
-                    true => var.as_tensor().clone(),
-                    false => var.as_detached_tensor(),
-                };
+                let tensor = |var: &Var| var.as_tensor().clone();
                 let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
                     seed: key.seed,
                     step: key.step,
-                    item: (key.micro_batch << 12) ^ (layer * LINEARS.len() + kind) as u32,
+                    item: (key.micro_batch << 12) ^ (layer * linears.len() + kind) as u32,
+                    before: key.tokens_before * linears[kind].inputs as u64,
                     probability,
                 });
                 let dora = pair.magnitude.as_ref().map(|magnitude| {
-                    let weight = &self.blocks[layer].linears[kind];
+                    let weight = self.blocks[layer].weight(kind);
                     Ok::<_, candle_core::Error>(DoraTerm {
                         magnitude: tensor(magnitude),
                         norms: adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?,
@@ -433,29 +461,6 @@ impl Decoder {
         }
         Ok(terms)
     }
-}
-
-/// `x` as the start of a graph: gradients reach it only when they are `wanted`.
-fn leaf(x: &Tensor, wanted: bool) -> Result<Tensor> {
-    Ok(match wanted {
-        true => Var::from_tensor(&x.detach())?.into_inner(),
-        false => x.detach(),
-    })
-}
-
-fn detached(terms: &BlockTerms) -> BlockTerms {
-    terms.each_ref().map(|terms| {
-        let detach = |term: &LoraTerm| LoraTerm {
-            a: term.a.detach(),
-            b: term.b.detach(),
-            dora: term.dora.as_ref().map(|dora| DoraTerm {
-                magnitude: dora.magnitude.detach(),
-                norms: dora.norms.clone(),
-            }),
-            ..term.clone()
-        };
-        terms.iter().map(detach).collect()
-    })
 }
 
 fn zero_gradients(set: &LoraSet) -> Result<Vec<Tensor>> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use anyhow::Result;
 use candle_core::{Device, Var};
 
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use crate::error::input_error;
 use crate::random::{Purpose, Stream};
 
@@ -232,6 +232,9 @@ impl LoraSet {
 /// all of them, or those whose name is, or ends in a dot and, one of `names`; within the first and
 /// last of `layers` (inclusive).
 ///
+/// On a base that fuses them, `q_proj`, `k_proj` and `v_proj` together mean `qkv_proj`, and
+/// `gate_proj` and `up_proj` mean `gate_up_proj`.
+///
 /// # Errors
 /// A name that fits no linear, a range beyond the base's layers, nothing left.
 pub fn match_targets(
@@ -241,6 +244,7 @@ pub fn match_targets(
     layers: Option<(usize, usize)>,
 ) -> Result<Vec<(String, usize, usize)>> {
     let linears = config.linears();
+    let names = &fused_names(config, names);
     if !all_linear {
         for name in names {
             if !linears.iter().any(|(linear, ..)| fits(linear, name)) {
@@ -256,7 +260,7 @@ pub fn match_targets(
             config.layers - 1
         )));
     }
-    let per_layer = LINEARS.len();
+    let per_layer = config.block_linears().len();
     let chosen: Vec<_> = linears
         .into_iter()
         .enumerate()
@@ -283,7 +287,8 @@ pub fn target_names(config: &DecoderConfig, modules: &[(String, usize, usize)]) 
     for (module, ..) in modules {
         *per_leaf.entry(leaf(module)).or_default() += 1;
     }
-    let in_base_order = |name: &String| LINEARS.iter().position(|linear| linear.ends_with(name));
+    let linears = config.block_linears();
+    let in_base_order = |name: &String| linears.iter().position(|l| l.name.ends_with(&name[..]));
     if per_leaf.values().all(|&count| count == config.layers) {
         let mut names: Vec<String> = per_leaf.into_keys().collect();
         names.sort_by_key(in_base_order);
@@ -293,6 +298,24 @@ pub fn target_names(config: &DecoderConfig, modules: &[(String, usize, usize)]) 
     }
 }
 
+/// `names` with those of the parts of a fused linear replaced by its own, where all parts are named.
+fn fused_names(config: &DecoderConfig, names: &[String]) -> Vec<String> {
+    let mut names = names.to_vec();
+    if config.fused {
+        for (parts, whole) in [
+            (&["q_proj", "k_proj", "v_proj"][..], "qkv_proj"),
+            (&["gate_proj", "up_proj"], "gate_up_proj"),
+        ] {
+            let named = |part: &&str| names.iter().any(|name| name == part);
+            if parts.iter().all(named) {
+                names.retain(|name| !parts.contains(&&name[..]) && name != whole);
+                names.insert(0, whole.to_owned());
+            }
+        }
+    }
+    names
+}
+
 /// PEFT's rule: the whole name, or its end after a dot.
 fn fits(linear: &str, name: &str) -> bool {
     let end = linear.strip_suffix(name);
@@ -300,10 +323,12 @@ fn fits(linear: &str, name: &str) -> bool {
 }
 
 fn unknown_target(config: &DecoderConfig, name: &str) -> anyhow::Error {
-    let leaves = LINEARS.map(|linear| linear.rsplit('.').next().unwrap_or(linear));
+    let linears: Vec<&str> = config.block_linears().iter().map(|l| l.name).collect();
+    let leaf = |linear: &&'static str| linear.rsplit('.').next().unwrap_or(linear);
+    let leaves: Vec<&str> = linears.iter().map(leaf).collect();
     let near = leaves
         .iter()
-        .chain(&LINEARS)
+        .chain(&linears)
         .chain(&["all-linear"])
         .map(|valid| (strsim::normalized_damerau_levenshtein(name, valid), valid))
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -313,34 +338,20 @@ fn unknown_target(config: &DecoderConfig, name: &str) -> anyhow::Error {
     });
     input_error(format!(
         "target_modules: '{name}' fits no linear of the base{near}; there are {}, also with the \
-         path before them, such as layers.{}.self_attn.q_proj, and all-linear",
+         path before them, such as layers.{}.{}, and all-linear",
         leaves.join(", "),
-        config.layers - 1
+        config.layers - 1,
+        linears[0]
     ))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::RopeScaling;
     use super::*;
     use crate::ops::to_vec;
 
     fn config() -> DecoderConfig {
-        DecoderConfig {
-            architecture: "llama".to_owned(),
-            vocab_size: 10,
-            hidden_size: 8,
-            intermediate_size: 12,
-            layers: 3,
-            heads: 2,
-            kv_heads: 1,
-            head_dim: 4,
-            rms_norm_eps: 1e-5,
-            rope_theta: 1e4,
-            rope_scaling: RopeScaling::None,
-            max_position_embeddings: 16,
-            tie_word_embeddings: true,
-        }
+        DecoderConfig::tiny()
     }
 
     fn matched(names: &[&str], layers: Option<(usize, usize)>) -> Result<Vec<String>> {
@@ -362,6 +373,27 @@ mod tests {
         );
         let all = match_targets(&config(), true, &[], None).unwrap();
         assert_eq!(all, config().linears());
+    }
+
+    #[test]
+    fn the_names_of_a_fused_linears_parts_mean_the_whole_only_together() {
+        let config = DecoderConfig {
+            fused: true,
+            ..config()
+        };
+        let matched = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            let modules = match_targets(&config, false, &names, None)?;
+            Ok::<_, anyhow::Error>(target_names(&config, &modules))
+        };
+        let default = ["q_proj", "k_proj", "v_proj", "o_proj"];
+        assert_eq!(matched(&default).unwrap(), ["qkv_proj", "o_proj"]);
+        let mlp = ["gate_proj", "up_proj", "down_proj"];
+        assert_eq!(matched(&mlp).unwrap(), ["gate_up_proj", "down_proj"]);
+        assert_eq!(matched(&["qkv_proj"]).unwrap(), ["qkv_proj"]);
+        let error = matched(&["q_proj", "v_proj"]).unwrap_err().to_string();
+        assert!(error.contains("there are qkv_proj, o_proj"), "{error}");
+        assert_eq!(match_targets(&config, true, &[], None).unwrap().len(), 12);
     }
 
     #[test]

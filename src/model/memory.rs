@@ -1,7 +1,7 @@
 //! How much host memory a run will take.
 
 use super::Description;
-use super::config::LINEARS;
+use super::config::DecoderConfig;
 use crate::ops::tokens_at_once;
 
 /// Bytes by purpose, for training on the CPU in f32.
@@ -37,13 +37,9 @@ pub fn memory_estimate(
     let config = &base.config;
     let tokens = (batch_size * sequence_len) as u64;
     let hidden = config.hidden_size as u64;
-    let outputs: u64 = (0..LINEARS.len())
-        .map(|kind| config.linear_shape(kind).1 as u64)
-        .sum();
-    let (q, k) = (
-        (config.heads * config.head_dim) as u64,
-        (config.kv_heads * config.head_dim) as u64,
-    );
+    let outputs = config.block_linears().into_iter().map(|l| l.outputs as u64);
+    let outputs: u64 = outputs.sum();
+    let (q, k) = (config.q_features() as u64, config.k_features() as u64);
     // Kept by a block's graph per token: its input, two norms, two residuals, every linear's
     // output, rotated q and k, the attended values and the gated activation.
     let graph = 5 * hidden + outputs + 2 * q + k + config.intermediate_size as u64;
@@ -52,14 +48,26 @@ pub fn memory_estimate(
         true => layers * hidden + graph,
         false => layers * graph,
     };
-    // The backward of the widest part (the MLP) holds a few gradients more, with a zero to add to.
-    let backward = 6 * config.intermediate_size as u64 + 4 * hidden;
-    let chunk = (tokens_at_once(config.vocab_size) as u64).min(tokens);
     MemoryEstimate {
         weights: base.bytes,
         adapter: 2 * 4 * adapter_parameters,
         optimizer: 2 * 4 * adapter_parameters,
-        activations: 4 * tokens * (kept + backward),
-        logits: 4 * chunk * config.vocab_size as u64,
+        activations: 4 * tokens * kept + widest_part(config, tokens),
+        logits: chunk_of_logits(config, tokens),
     }
+}
+
+/// Bytes that a pass over so many tokens holds for a moment, beyond what it keeps: what one
+/// operation may still ask for.
+pub fn momentary_bytes(config: &DecoderConfig, tokens: u64) -> u64 {
+    widest_part(config, tokens) + chunk_of_logits(config, tokens)
+}
+
+/// The backward of the widest part (the MLP) holds a few gradients, with a zero to add to.
+fn widest_part(config: &DecoderConfig, tokens: u64) -> u64 {
+    4 * tokens * (6 * config.intermediate_size as u64 + 4 * config.hidden_size as u64)
+}
+
+fn chunk_of_logits(config: &DecoderConfig, tokens: u64) -> u64 {
+    4 * (tokens_at_once(config.vocab_size) as u64).min(tokens) * config.vocab_size as u64
 }

@@ -10,6 +10,7 @@ mod cache;
 mod config;
 mod decoder;
 mod device;
+mod family;
 pub mod gguf;
 mod gguf_base;
 mod gguf_names;
@@ -17,6 +18,7 @@ mod gguf_tokenizer;
 mod hugging_face;
 mod lora;
 mod memory;
+mod rope;
 mod source;
 mod tokenizer;
 
@@ -25,12 +27,15 @@ use candle_core::{DType, Device};
 
 pub use batch::TokenBatch;
 pub use cache::KvCache;
-pub use config::{DecoderConfig, RopeScaling};
+pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
-pub use gguf_names::{gguf_module, hugging_face_module, interleaved_row, interleaves_heads};
+pub use gguf_names::{
+    gguf_architecture, gguf_module, hugging_face_module, interleaved_row, interleaves_heads,
+};
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
-pub use memory::{MemoryEstimate, memory_estimate};
+pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
+pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
 
 use source::Source;

@@ -1,20 +1,21 @@
 //! What the files of a base hold, found by reading headers only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
-use super::config::{DecoderConfig, LINEARS};
+use super::config::DecoderConfig;
 use super::tokenizer::Tokenizer;
 use super::{Description, builtin, gguf_base, hugging_face};
 use crate::error::input_error;
-use crate::ops::{Bytes, HostWeight};
+use crate::ops::{Bytes, FrozenWeight, HostWeight};
 
 /// A tensor in a file, not yet touched.
 #[derive(Clone)]
@@ -107,12 +108,31 @@ impl Source {
         }
     }
 
-    /// The tensor `name` as a matrix; a vector is one row.
+    /// The matrix `name` on a device.
+    ///
+    /// # Errors
+    /// It does not fit on the device.
+    pub fn frozen(&self, name: &str, device: &Device, dtype: DType) -> Result<FrozenWeight> {
+        FrozenWeight::new(self.weight(name)?, device, dtype)
+            .with_context(|| format!("the weight {name} does not fit on the device"))
+    }
+
+    /// The vector `name`, a norm's weight or a bias, in f32 on a device.
+    ///
+    /// # Errors
+    /// It does not fit on the device.
+    pub fn vector(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let numbers = self.weight(name)?.column()?;
+        let count = numbers.len();
+        Ok(Tensor::from_vec(numbers, count, device)?)
+    }
+
+    /// The tensor `name` as a matrix; a vector is one column.
     pub fn weight(&self, name: &str) -> Result<HostWeight> {
         let stored = &self.tensors[name];
         let (rows, columns) = match stored.shape[..] {
             [rows, columns] => (rows, columns),
-            _ => (1, stored.shape.iter().product()),
+            _ => (stored.shape.iter().product(), 1),
         };
         let read = || {
             let weight = HostWeight::new(
@@ -134,16 +154,24 @@ impl Source {
     fn expected(&self) -> Vec<(String, Vec<usize>)> {
         let config = &self.config;
         let embedding = vec![config.vocab_size, config.hidden_size];
+        let linears = config.block_linears();
         let mut all = vec![("model.embed_tokens.weight".to_owned(), embedding.clone())];
         for layer in 0..config.layers {
-            for (kind, linear) in LINEARS.iter().enumerate() {
-                let (inputs, outputs) = config.linear_shape(kind);
-                let name = format!("model.layers.{layer}.{linear}.weight");
-                all.push((name, vec![outputs, inputs]));
+            let name = |part: &str, kind: &str| format!("model.layers.{layer}.{part}.{kind}");
+            for linear in &linears {
+                let shape = vec![linear.outputs, linear.inputs];
+                all.push((name(linear.name, "weight"), shape));
+                if linear.bias {
+                    all.push((name(linear.name, "bias"), vec![linear.outputs]));
+                }
             }
             for norm in ["input_layernorm", "post_attention_layernorm"] {
-                let name = format!("model.layers.{layer}.{norm}.weight");
-                all.push((name, vec![config.hidden_size]));
+                all.push((name(norm, "weight"), vec![config.hidden_size]));
+            }
+            if config.qk_norm {
+                for norm in ["self_attn.q_norm", "self_attn.k_norm"] {
+                    all.push((name(norm, "weight"), vec![config.head_dim]));
+                }
             }
         }
         all.push(("model.norm.weight".to_owned(), vec![config.hidden_size]));
@@ -164,8 +192,9 @@ impl Source {
                 self.tensors.len()
             )));
         }
-        for (name, shape) in self.expected() {
-            match self.tensors.get(&name) {
+        let expected = self.expected();
+        for (name, shape) in &expected {
+            match self.tensors.get(name) {
                 None => {
                     return Err(input_error(format!(
                         "{} lacks the tensor {name} that its hyperparameters ask for; the \
@@ -173,7 +202,7 @@ impl Source {
                         self.name
                     )));
                 }
-                Some(stored) if stored.shape != shape => {
+                Some(stored) if stored.shape != *shape => {
                     return Err(input_error(format!(
                         "{}: the tensor {name} is of shape {:?}, but the hyperparameters ask for \
                          {shape:?}",
@@ -183,10 +212,13 @@ impl Source {
                 Some(_) => {}
             }
         }
-        if let Some(bias) = self.tensors.keys().find(|name| name.ends_with(".bias")) {
+        let known: BTreeSet<&String> = expected.iter().map(|(name, _)| name).collect();
+        let unknown = |name: &&String| name.contains(".layers.") && !known.contains(name);
+        if let Some(name) = self.tensors.keys().find(unknown) {
             return Err(input_error(format!(
-                "{} has the tensor {bias}: linears with a bias are not supported",
-                self.name
+                "{} has the tensor {name}, which a model of the type {} does not have as its \
+                 hyperparameters describe it; this variant is not supported",
+                self.name, self.config.architecture
             )));
         }
         Ok(())
@@ -236,12 +268,14 @@ pub(super) fn read_safetensors(
     let damaged = |e| input_error(format!("{file} is damaged or incomplete: {e}"));
     let parsed = SafeTensors::deserialize(whole).map_err(damaged)?;
     for (name, view) in parsed.iter() {
+        // Buffers such as rotary_emb.inv_freq are computed anew.
+        if !is_parameter(name) {
+            continue;
+        }
         let encoding = match view.dtype() {
             Dtype::F32 => GgmlDType::F32,
             Dtype::F16 => GgmlDType::F16,
             Dtype::BF16 => GgmlDType::BF16,
-            // Buffers such as inv_freq or token counts: not weights of the decoder.
-            _ if !name.ends_with(".weight") => continue,
             other => {
                 return Err(input_error(format!(
                     "{file}: the tensor {name} is of type {other:?}; weights must be F32, F16 or \
@@ -259,6 +293,10 @@ pub(super) fn read_safetensors(
         tensors.insert(name.to_owned(), stored);
     }
     Ok(())
+}
+
+fn is_parameter(name: &str) -> bool {
+    name.ends_with(".weight") || name.ends_with(".bias")
 }
 
 /// # Errors

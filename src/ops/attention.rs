@@ -6,12 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::matrix::{Matrix, Target, Write, product};
-use super::norm::dot;
-use super::tensors::{floats, fused, with_floats};
+use super::profile::{Part, timed};
+use super::tape::Tape;
+use super::tensors::{fused, with_floats};
+use super::wide::{dot, exp, exp_in_place, largest, wide};
 
 /// Queries whose scores exist at once.
 const CHUNK: usize = 64;
@@ -55,6 +57,7 @@ impl Span {
 /// # Errors
 /// Shapes that do not fit, a window of 0; the device fails.
 pub fn attention(
+    tape: &Tape,
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -78,18 +81,57 @@ pub fn attention(
             v.dims()
         );
     }
-    if fused(q) {
-        return q.contiguous()?.apply_op3(
-            &k.contiguous()?,
-            &v.contiguous()?,
-            Attention {
-                spans: spans.clone(),
-                heads,
-                window,
-            },
-        );
+    if !fused(q) {
+        return tape.composed([q, k, v], |[q, k, v]| {
+            composed(&q, &k, &v, spans, heads, window)
+        });
     }
-    composed(q, k, v, spans, heads, window)
+    let time = timed(Part::Attention);
+    let (y, normalisers) = with_inputs(q, k, v, heads, window, |inputs| forward(inputs, spans))?;
+    let y = Tensor::from_vec(y, q.shape(), &Device::Cpu)?;
+    drop(time);
+    let (q, k, v) = (q.clone(), k.clone(), v.clone());
+    let (output, spans) = (y.clone(), spans.clone());
+    tape.record(
+        &y,
+        &[&q.clone(), &k.clone(), &v.clone()],
+        move |dy, gradients| {
+            let _time = timed(Part::Attention);
+            let (dq, dk, dv) = with_inputs(&q, &k, &v, heads, window, |inputs| {
+                with_floats(&output, |y| {
+                    with_floats(&dy, |dy| backward(inputs, &spans, y, dy, &normalisers))
+                })
+            })???;
+            let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu);
+            gradients.add(q.id(), tensor(dq, &q)?)?;
+            gradients.add(k.id(), tensor(dk, &k)?)?;
+            gradients.add(v.id(), tensor(dv, &v)?)
+        },
+    );
+    Ok(y)
+}
+
+fn with_inputs<R>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    window: Option<usize>,
+    f: impl FnOnce(Inputs<'_>) -> R,
+) -> Result<R> {
+    with_floats(q, |q| {
+        with_floats(k, |k| {
+            with_floats(v, |v| {
+                f(Inputs {
+                    q,
+                    k,
+                    v,
+                    heads,
+                    window,
+                })
+            })
+        })
+    })??
 }
 
 fn composed(
@@ -149,12 +191,6 @@ fn composed(
     Tensor::cat(&rows, 0)
 }
 
-struct Attention {
-    spans: Arc<Vec<Span>>,
-    heads: Heads,
-    window: Option<usize>,
-}
-
 /// Slices of q, k, v, and how they are to be read.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
@@ -188,9 +224,9 @@ impl<'a> Inputs<'a> {
         1.0 / (self.heads.size as f32).sqrt()
     }
 
-    /// Attention weights of the row's queries `chunk` under `head`, and which of the row's keys
-    /// they are for: `[chunk, keys]`.
-    fn weights(
+    /// Scores (before the softmax) of the row's queries `chunk` under `head`, and which of the row's
+    /// keys they are for: `[chunk, keys]`.
+    fn scores(
         &self,
         span: &Span,
         head: usize,
@@ -200,41 +236,66 @@ impl<'a> Inputs<'a> {
         let keys = span.seen_by(chunk, self.window);
         let width = keys.len();
         out.resize(chunk.len() * width, 0.0);
-        let key_head = head * self.heads.keys / self.heads.queries;
         // SAFETY: `out` is this task's own.
         unsafe {
             product(
                 Target::new(out, width),
                 self.queries(self.q, span.queries.start + chunk.start, head),
-                self.keys(self.k, span.keys.start + keys.start, key_head)
+                self.keys(self.k, span.keys.start + keys.start, self.key_head(head))
                     .transposed(),
                 (chunk.len(), width, self.heads.size),
                 self.scale(),
                 Write::Replace,
             );
         }
-        for (row, i) in out.chunks_exact_mut(width).zip(chunk.clone()) {
-            let seen = span.seen(i, self.window);
-            let (before, rest) = row.split_at_mut(seen.start - keys.start);
-            let (seen, after) = rest.split_at_mut(seen.len());
-            before.fill(0.0);
-            softmax(seen);
-            after.fill(0.0);
-        }
         keys
+    }
+
+    /// The key head that `head` looks at.
+    fn key_head(&self, head: usize) -> usize {
+        head * self.heads.keys / self.heads.queries
     }
 }
 
-fn softmax(row: &mut [f32]) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for x in row.iter_mut() {
-        *x = (*x - largest).exp();
-        sum += *x;
+wide! {
+    /// Turns the scores that a query sees into weights that still have to be divided by their sum;
+    /// the largest score and that sum.
+    fn unnormalised(row: &mut [f32], seen: Range<usize>) -> (f32, f32) {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+        let seen = &mut row[seen];
+        let most = largest(seen);
+        (most, exp_in_place(seen, most))
     }
-    let inverse = 1.0 / sum;
-    for x in row {
-        *x *= inverse;
+}
+
+wide! {
+    /// Turns scores into weights, given the logarithm of the sum of their exponentials.
+    fn normalised(row: &mut [f32], seen: Range<usize>, normaliser: f32) {
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+        for x in &mut row[seen] {
+            *x = exp(*x - normaliser);
+        }
+    }
+}
+
+wide! {
+    fn divide(row: &mut [f32], by: f32) {
+        for x in row {
+            *x /= by;
+        }
+    }
+}
+
+wide! {
+    /// The softmax's backward: gradients of weights to gradients of scores. The mean of a row's
+    /// gradients under its weights is `y dy`.
+    fn softmax_backward(d_row: &mut [f32], weights: &[f32], y: &[f32], dy: &[f32]) {
+        let mean = dot(y, dy);
+        for (d, weight) in d_row.iter_mut().zip(weights) {
+            *d = weight * (*d - mean);
+        }
     }
 }
 
@@ -244,181 +305,155 @@ fn chunks(count: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |first| first..(first + CHUNK).min(count))
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let inputs = Inputs {
-            q: floats(q, q_layout)?,
-            k: floats(k, k_layout)?,
-            v: floats(v, v_layout)?,
-            heads: self.heads,
-            window: self.window,
-        };
-        let mut tasks = Vec::new();
-        for span in self.spans.iter() {
-            for head in 0..self.heads.queries {
-                tasks.extend(chunks(span.queries.len()).map(|chunk| (span, head, chunk)));
-            }
+/// The attended values, and per token and head the logarithm of the sum of the exponentials of its
+/// scores, from which the backward gets the weights again.
+fn forward(inputs: Inputs<'_>, spans: &[Span]) -> (Vec<f32>, Vec<f32>) {
+    let heads = inputs.heads;
+    let mut tasks = Vec::new();
+    for span in spans {
+        for head in 0..heads.queries {
+            tasks.extend(chunks(span.queries.len()).map(|chunk| (span, head, chunk)));
         }
-        let mut out = vec![0.0; inputs.q.len()];
-        let target = Target::new(&mut out, inputs.q_row());
-        tasks
-            .into_par_iter()
-            .for_each_init(Vec::new, |weights, (span, head, chunk)| {
-                let keys = inputs.weights(span, head, &chunk, weights);
-                let key_head = head * self.heads.keys / self.heads.queries;
+    }
+    let mut y = vec![0.0; inputs.q.len()];
+    let mut normalisers = vec![0.0; inputs.q.len() / heads.size];
+    let target = Target::new(&mut y, inputs.q_row());
+    let normaliser = Target::new(&mut normalisers, heads.queries);
+    tasks.into_par_iter().for_each_init(
+        || (Vec::new(), Vec::new()),
+        |(weights, sums), (span, head, chunk)| {
+            let keys = inputs.scores(span, head, &chunk, weights);
+            let first = span.queries.start + chunk.start;
+            sums.clear();
+            for (row, i) in weights.chunks_exact_mut(keys.len()).zip(chunk.clone()) {
+                let seen = span.seen(i, inputs.window);
+                let (most, sum) = unnormalised(row, seen.start - keys.start..seen.end - keys.start);
                 // SAFETY: each task writes its own queries of its own head.
                 unsafe {
-                    product(
-                        target.from(span.queries.start + chunk.start, head * self.heads.size),
-                        Matrix::new(weights, keys.len()),
-                        inputs.keys(inputs.v, span.keys.start + keys.start, key_head),
-                        (chunk.len(), self.heads.size, keys.len()),
-                        1.0,
-                        Write::Replace,
+                    normaliser.from(first + sums.len(), head).slice(1)[0] = most + sum.ln();
+                }
+                sums.push(sum);
+            }
+            // SAFETY: as above.
+            unsafe {
+                product(
+                    target.from(first, head * heads.size),
+                    Matrix::new(weights, keys.len()),
+                    inputs.keys(
+                        inputs.v,
+                        span.keys.start + keys.start,
+                        inputs.key_head(head),
+                    ),
+                    (chunk.len(), heads.size, keys.len()),
+                    1.0,
+                    Write::Replace,
+                );
+                for (i, &sum) in sums.iter().enumerate() {
+                    divide(
+                        target.from(first + i, head * heads.size).slice(heads.size),
+                        sum,
                     );
                 }
-            });
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dq, dk, dv) = with_floats(q, |q| {
-            with_floats(k, |k| {
-                with_floats(v, |v| {
-                    with_floats(y, |y| {
-                        with_floats(dy, |dy| {
-                            let inputs = Inputs {
-                                q,
-                                k,
-                                v,
-                                heads: self.heads,
-                                window: self.window,
-                            };
-                            self.backward(inputs, y, dy)
-                        })
-                    })
-                })
-            })
-        })?????;
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu);
-        Ok((
-            Some(tensor(dq, q)?),
-            Some(tensor(dk, k)?),
-            Some(tensor(dv, v)?),
-        ))
-    }
+            }
+        },
+    );
+    (y, normalisers)
 }
 
-impl Attention {
-    /// Gradients of q, k and v. One task per row and key head walks that head's queries in order,
-    /// so that the sums of dk and dv do not depend on scheduling.
-    fn backward(
-        &self,
-        inputs: Inputs<'_>,
-        y: &[f32],
-        dy: &[f32],
-    ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-        let heads = self.heads;
-        let mut dq = vec![0.0; inputs.q.len()];
-        let mut dk = vec![0.0; inputs.k.len()];
-        let mut dv = vec![0.0; inputs.v.len()];
-        let dq_target = Target::new(&mut dq, inputs.q_row());
-        let dk_target = Target::new(&mut dk, inputs.k_row());
-        let dv_target = Target::new(&mut dv, inputs.k_row());
-        let tasks: Vec<(&Span, usize)> = self
-            .spans
-            .iter()
-            .flat_map(|span| (0..heads.keys).map(move |key_head| (span, key_head)))
-            .collect();
-        tasks.into_par_iter().for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(weights, d_scores), (span, key_head)| {
-                let group = heads.queries / heads.keys;
-                for head in key_head * group..(key_head + 1) * group {
-                    for chunk in chunks(span.queries.len()) {
-                        let keys = inputs.weights(span, head, &chunk, weights);
-                        let width = keys.len();
-                        let first = span.queries.start + chunk.start;
-                        let dy_chunk = inputs.queries(dy, first, head);
-                        let at = (span.keys.start + keys.start, key_head * heads.size);
-                        let key_dims = (width, heads.size, chunk.len());
-                        // SAFETY: each task writes its own row's keys of its own key head and the
-                        // queries that look at them; the scratch is its own.
-                        unsafe {
-                            product(
-                                dv_target.from(at.0, at.1),
-                                Matrix::new(weights, width).transposed(),
-                                dy_chunk,
-                                key_dims,
-                                1.0,
-                                Write::Add,
-                            );
-                            d_scores.resize(weights.len(), 0.0);
-                            product(
-                                Target::new(d_scores, width),
-                                dy_chunk,
-                                inputs.keys(inputs.v, at.0, key_head).transposed(),
-                                (chunk.len(), width, heads.size),
-                                1.0,
-                                Write::Replace,
-                            );
-                        }
-                        for (i, (d_scores, weights)) in d_scores
-                            .chunks_exact_mut(width)
-                            .zip(weights.chunks_exact(width))
-                            .enumerate()
-                        {
-                            let start = (first + i) * inputs.q_row() + head * heads.size;
-                            let features = start..start + heads.size;
-                            let mean = dot(&y[features.clone()], &dy[features]);
-                            for (d_score, weight) in d_scores.iter_mut().zip(weights) {
-                                *d_score = weight * (*d_score - mean);
-                            }
-                        }
-                        // SAFETY: as above.
-                        unsafe {
-                            product(
-                                dq_target.from(first, head * heads.size),
-                                Matrix::new(d_scores, width),
-                                inputs.keys(inputs.k, at.0, key_head),
-                                (chunk.len(), heads.size, width),
-                                inputs.scale(),
-                                Write::Replace,
-                            );
-                            product(
-                                dk_target.from(at.0, at.1),
-                                Matrix::new(d_scores, width).transposed(),
-                                inputs.queries(inputs.q, first, head),
-                                key_dims,
-                                inputs.scale(),
-                                Write::Add,
-                            );
-                        }
+/// Gradients of q, k and v. One task per row and key head walks that head's queries in order, so
+/// that the sums of dk and dv do not depend on scheduling.
+fn backward(
+    inputs: Inputs<'_>,
+    spans: &[Span],
+    y: &[f32],
+    dy: &[f32],
+    normalisers: &[f32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let heads = inputs.heads;
+    let mut dq = vec![0.0; inputs.q.len()];
+    let mut dk = vec![0.0; inputs.k.len()];
+    let mut dv = vec![0.0; inputs.v.len()];
+    let dq_target = Target::new(&mut dq, inputs.q_row());
+    let dk_target = Target::new(&mut dk, inputs.k_row());
+    let dv_target = Target::new(&mut dv, inputs.k_row());
+    let tasks: Vec<(&Span, usize)> = spans
+        .iter()
+        .flat_map(|span| (0..heads.keys).map(move |key_head| (span, key_head)))
+        .collect();
+    tasks.into_par_iter().for_each_init(
+        || (Vec::new(), Vec::new()),
+        |(weights, d_scores), (span, key_head)| {
+            let group = heads.queries / heads.keys;
+            for head in key_head * group..(key_head + 1) * group {
+                for chunk in chunks(span.queries.len()) {
+                    let keys = inputs.scores(span, head, &chunk, weights);
+                    let width = keys.len();
+                    let first = span.queries.start + chunk.start;
+                    for (row, i) in weights.chunks_exact_mut(width).zip(chunk.clone()) {
+                        let seen = span.seen(i, inputs.window);
+                        normalised(
+                            row,
+                            seen.start - keys.start..seen.end - keys.start,
+                            normalisers[(span.queries.start + i) * heads.queries + head],
+                        );
+                    }
+                    let dy_chunk = inputs.queries(dy, first, head);
+                    let at = (span.keys.start + keys.start, key_head * heads.size);
+                    let key_dims = (width, heads.size, chunk.len());
+                    // SAFETY: each task writes its own row's keys of its own key head and the
+                    // queries that look at them; the scratch is its own.
+                    unsafe {
+                        product(
+                            dv_target.from(at.0, at.1),
+                            Matrix::new(weights, width).transposed(),
+                            dy_chunk,
+                            key_dims,
+                            1.0,
+                            Write::Add,
+                        );
+                        d_scores.resize(weights.len(), 0.0);
+                        product(
+                            Target::new(d_scores, width),
+                            dy_chunk,
+                            inputs.keys(inputs.v, at.0, key_head).transposed(),
+                            (chunk.len(), width, heads.size),
+                            1.0,
+                            Write::Replace,
+                        );
+                    }
+                    for (i, (d_scores, weights)) in d_scores
+                        .chunks_exact_mut(width)
+                        .zip(weights.chunks_exact(width))
+                        .enumerate()
+                    {
+                        let start = (first + i) * inputs.q_row() + head * heads.size;
+                        let features = start..start + heads.size;
+                        softmax_backward(d_scores, weights, &y[features.clone()], &dy[features]);
+                    }
+                    // SAFETY: as above.
+                    unsafe {
+                        product(
+                            dq_target.from(first, head * heads.size),
+                            Matrix::new(d_scores, width),
+                            inputs.keys(inputs.k, at.0, key_head),
+                            (chunk.len(), heads.size, width),
+                            inputs.scale(),
+                            Write::Replace,
+                        );
+                        product(
+                            dk_target.from(at.0, at.1),
+                            Matrix::new(d_scores, width).transposed(),
+                            inputs.queries(inputs.q, first, head),
+                            key_dims,
+                            inputs.scale(),
+                            Write::Add,
+                        );
                     }
                 }
-            },
-        );
-        (dq, dk, dv)
-    }
+            }
+        },
+    );
+    (dq, dk, dv)
 }
 
 #[cfg(test)]
@@ -445,8 +480,8 @@ mod tests {
             numbers(2, &[8, 12]),
             numbers(3, &[8, 12]),
         ];
-        check("attention", &inputs, |t| {
-            attention(&t[0], &t[1], &t[2], &spans, HEADS, None)
+        check("attention", &inputs, |tape, t| {
+            attention(tape, &t[0], &t[1], &t[2], &spans, HEADS, None)
         });
     }
 
@@ -464,8 +499,8 @@ mod tests {
             numbers(2, &[count, 2]),
             numbers(3, &[count, 2]),
         ];
-        check("attention", &inputs, |t| {
-            attention(&t[0], &t[1], &t[2], &spans, heads, None)
+        check("attention", &inputs, |tape, t| {
+            attention(tape, &t[0], &t[1], &t[2], &spans, heads, None)
         });
     }
 
@@ -479,7 +514,8 @@ mod tests {
             numbers(3, &[count, 12]),
         ];
         let [q, k, v] = &inputs;
-        let fused = to_vec(&attention(q, k, v, &spans, HEADS, None).unwrap()).unwrap();
+        let fused =
+            to_vec(&attention(&Tape::off(), q, k, v, &spans, HEADS, None).unwrap()).unwrap();
         let plain = to_vec(&composed(q, k, v, &spans, HEADS, None).unwrap()).unwrap();
         for (a, b) in fused.iter().zip(&plain) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
@@ -493,9 +529,19 @@ mod tests {
             numbers(2, &[7, 12]),
             numbers(3, &[7, 12]),
         );
-        let whole = attention(&q, &k, &v, &Arc::new(vec![span(0..7, 0..7)]), HEADS, None).unwrap();
+        let whole = attention(
+            &Tape::off(),
+            &q,
+            &k,
+            &v,
+            &Arc::new(vec![span(0..7, 0..7)]),
+            HEADS,
+            None,
+        )
+        .unwrap();
         let last = q.narrow(0, 5, 2).unwrap();
         let step = attention(
+            &Tape::off(),
             &last,
             &k,
             &v,
@@ -525,8 +571,8 @@ mod tests {
             numbers(3, &[count, 2]),
         ];
         for window in [2, 4, CHUNK + 1] {
-            check("attention", &inputs, |t| {
-                attention(&t[0], &t[1], &t[2], &spans, heads, Some(window))
+            check("attention", &inputs, |tape, t| {
+                attention(tape, &t[0], &t[1], &t[2], &spans, heads, Some(window))
             });
         }
     }
@@ -541,12 +587,13 @@ mod tests {
             numbers(3, &[count, 12]),
         );
         let spans = Arc::new(vec![span(0..count, 0..count)]);
-        let y = attention(&q, &k, &v, &spans, HEADS, Some(window)).unwrap();
+        let y = attention(&Tape::off(), &q, &k, &v, &spans, HEADS, Some(window)).unwrap();
         let plain = composed(&q, &k, &v, &spans, HEADS, Some(window)).unwrap();
         for i in [0, 3, 6, 7, CHUNK - 1, CHUNK, CHUNK + 6, count - 1] {
             let first = (i + 1usize).saturating_sub(window);
             let part = |t: &Tensor| t.narrow(0, first, i + 1 - first).unwrap();
             let alone = attention(
+                &Tape::off(),
                 &q.narrow(0, i, 1).unwrap(),
                 &part(&k),
                 &part(&v),
@@ -572,7 +619,8 @@ mod tests {
             numbers(2, &[9, 12]),
             numbers(3, &[9, 12]),
         );
-        let run = |q: &Tensor, spans| attention(q, &k, &v, &Arc::new(spans), HEADS, Some(3));
+        let off = Tape::off();
+        let run = |q: &Tensor, spans| attention(&off, q, &k, &v, &Arc::new(spans), HEADS, Some(3));
         let whole = run(&q, vec![span(0..9, 0..9)]).unwrap();
         let step = run(&q.narrow(0, 7, 2).unwrap(), vec![span(0..2, 0..9)]).unwrap();
         let expected = to_vec(&whole.narrow(0, 7, 2).unwrap()).unwrap();

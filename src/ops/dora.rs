@@ -5,13 +5,16 @@
 //!
 //! `n` follows A and B from pass to pass and gets no gradient (section 4.3 of the paper).
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::linear::frozen_linear;
-use super::lora::{LoraLinear, LoraTerm, dropped};
-use super::tensors::{floats, to_vec, with_floats};
-use super::weight::FrozenWeight;
+use super::linear::{frozen_linear, linear_forward};
+use super::lora::{LoraTerm, Pair, PairGradients, dropped};
+use super::matrix::Write;
+use super::profile::{Part, timed};
+use super::tape::Tape;
+use super::tensors::with_floats;
+use super::weight::{FrozenWeight, HostWeight, Products};
 
 /// What DoRA adds to an adapter on one linear.
 #[derive(Clone)]
@@ -37,7 +40,7 @@ pub fn adapted_row_norms(
     scale: f64,
 ) -> Result<Tensor> {
     let (a, b) = (a.detach(), b.detach());
-    let projected = frozen_linear(&a.to_dtype(weight.compute_dtype())?, weight)?;
+    let projected = linear_forward(&a.to_dtype(weight.compute_dtype())?, weight)?;
     let cross = (&b * projected.to_dtype(DType::F32)?.t()?)?.sum(1)?;
     let square = (b.matmul(&a.matmul(&a.t()?)?)? * &b)?.sum(1)?;
     let squares =
@@ -49,77 +52,74 @@ pub fn adapted_row_norms(
 /// The output of a linear with one DoRA adapter at full strength, on the CPU in f32; gradients
 /// reach `x`, A, B and the magnitude.
 pub(super) fn dora_linear(
+    tape: &Tape,
     x: &Tensor,
     weight: &FrozenWeight,
     term: &LoraTerm,
     dora: &DoraTerm,
 ) -> Result<Tensor> {
-    // Candle's operations have three inputs at most, so B and the magnitude travel as `[B | m]`.
-    let outputs = dora.magnitude.elem_count();
-    let columns = Tensor::cat(&[&term.b, &dora.magnitude.reshape((outputs, 1))?], 1)?;
-    x.contiguous()?.apply_op3(
-        &term.a,
-        &columns,
-        DoraLinear {
-            lora: LoraLinear {
-                weight: weight.clone(),
-                scale: term.scale as f32,
-                dropout: term.dropout,
-            },
-            norms: to_vec(&dora.norms)?,
-        },
-    )
+    let time = timed(Part::Linear);
+    let linear = DoraLinear::new(weight, term, dora)?;
+    let y = with_floats(x, |x| linear.forward(x))??;
+    let y = Tensor::from_vec(y, (x.dims()[0], weight.rows()), &Device::Cpu)?;
+    drop(time);
+    let (input, wanted) = (x.clone(), tape.wants(x));
+    let output = y.clone();
+    let parameters = [&term.a, &term.b, &dora.magnitude].map(Tensor::clone);
+    let [a, b, magnitude] = &parameters.clone();
+    tape.record(&y, &[x, a, b, magnitude], move |dy, gradients| {
+        let _time = timed(Part::Linear);
+        let found = with_floats(&input, |x| {
+            with_floats(&output, |y| {
+                with_floats(&dy, |dy| linear.backward(x, y, dy, wanted))
+            })
+        })????;
+        for (parameter, gradient) in parameters.iter().zip(found.parameters) {
+            let gradient = Tensor::from_vec(gradient, parameter.shape(), &Device::Cpu)?;
+            gradients.add(parameter.id(), gradient)?;
+        }
+        match found.x {
+            Some(dx) => gradients.add(
+                input.id(),
+                Tensor::from_vec(dx, input.shape(), &Device::Cpu)?,
+            ),
+            None => Ok(()),
+        }
+    });
+    Ok(y)
 }
 
 /// What the adapter adds to `x W^T`, out of candle's operations.
 pub(super) fn composed(
+    tape: &Tape,
     x: &Tensor,
     weight: &FrozenWeight,
     term: &LoraTerm,
     dora: &DoraTerm,
 ) -> Result<Tensor> {
-    let x = dropped(x, term)?;
-    let (a, b) = (term.a.to_dtype(x.dtype())?, term.b.to_dtype(x.dtype())?);
-    let gain = (&dora.magnitude / dora.norms.detach())?.unsqueeze(0)?;
-    let base = frozen_linear(&x, weight)?.broadcast_mul(&(&gain - 1.0)?.to_dtype(x.dtype())?)?;
-    let low = (x.matmul(&a.t()?)?.matmul(&b.t()?)? * term.scale)?;
-    (base + low.broadcast_mul(&gain.to_dtype(x.dtype())?)?)? * term.strength
+    let x = &tape.composed([x], |[x]| dropped(&x, term.dropout))?;
+    let base = frozen_linear(tape, x, weight)?;
+    let inputs = [x, &base, &term.a, &term.b, &dora.magnitude];
+    tape.composed(inputs, |[x, base, a, b, magnitude]| {
+        let (a, b) = (a.to_dtype(x.dtype())?, b.to_dtype(x.dtype())?);
+        let gain = (magnitude / dora.norms.detach())?.unsqueeze(0)?;
+        let base = base.broadcast_mul(&(&gain - 1.0)?.to_dtype(x.dtype())?)?;
+        let low = (x.matmul(&a.t()?)?.matmul(&b.t()?)? * term.scale)?;
+        (base + low.broadcast_mul(&gain.to_dtype(x.dtype())?)?)? * term.strength
+    })
 }
 
 struct DoraLinear {
-    lora: LoraLinear,
+    weight: FrozenWeight,
+    pair: Pair,
+    magnitude: Vec<f32>,
     norms: Vec<f32>,
 }
 
-/// `[B | m]` taken apart.
-struct Columns {
-    b: Vec<f32>,
-    magnitude: Vec<f32>,
-}
-
-impl Columns {
-    fn of(numbers: &[f32], rank: usize) -> Self {
-        let rows = numbers.chunks_exact(rank + 1);
-        Columns {
-            b: rows.clone().flat_map(|row| &row[..rank]).copied().collect(),
-            magnitude: rows.map(|row| row[rank]).collect(),
-        }
-    }
-}
-
-impl DoraLinear {
-    /// `m / n`.
-    fn gains(&self, magnitude: &[f32]) -> Vec<f32> {
-        let pairs = magnitude.iter().zip(&self.norms);
-        pairs.map(|(m, n)| m / n).collect()
-    }
-
-    /// `x W^T + scale * x A^T B^T`, before the gain.
-    fn direction(&self, x: &[f32], a: &[f32], b: &[f32], tokens: usize) -> Result<Vec<f32>> {
-        let mut z = vec![0.0; tokens * self.norms.len()];
-        self.lora.forward(x, x, a, b, &mut z)?;
-        Ok(z)
-    }
+/// Gradients of x (where wanted), and of A, B and the magnitude.
+struct Found {
+    x: Option<Vec<f32>>,
+    parameters: [Vec<f32>; 3],
 }
 
 /// Multiplies each row by `gains`.
@@ -131,140 +131,106 @@ fn scale_rows(rows: &mut [f32], gains: &[f32]) {
     });
 }
 
-impl CustomOp3 for DoraLinear {
-    fn name(&self) -> &'static str {
-        "dora-linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        columns: &CpuStorage,
-        columns_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (tokens, _) = x_layout.shape().dims2()?;
-        let (rank, _) = a_layout.shape().dims2()?;
-        let outputs = self.norms.len();
-        if columns_layout.shape().dims2()? != (outputs, rank + 1) {
-            bail!(
-                "DoRA on {outputs} features got B and magnitude {:?}",
-                columns_layout.shape()
-            );
-        }
-        let (x, a) = (floats(x, x_layout)?, floats(a, a_layout)?);
-        let Columns { b, magnitude } = Columns::of(floats(columns, columns_layout)?, rank);
-        let gains = self.gains(&magnitude);
-        let y = match self.lora.dropout {
-            None => {
-                let mut y = self.direction(x, a, &b, tokens)?;
-                scale_rows(&mut y, &gains);
-                y
-            }
-            Some(dropout) => {
-                let kept = dropout.apply(x);
-                let mut y = self.direction(&kept, a, &b, tokens)?;
-                scale_rows(&mut y, &gains);
-                let rest: Vec<f32> = x.iter().zip(&kept).map(|(x, kept)| x - kept).collect();
-                let mut base = vec![0.0; y.len()];
-                self.lora.host()?.times_transposed(&rest, tokens, &mut base);
-                y.iter_mut().zip(base).for_each(|(y, base)| *y += base);
-                y
-            }
-        };
-        Ok((CpuStorage::F32(y), (tokens, outputs).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        columns: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (d_x, d_a, d_columns) = with_floats(x, |x_data| {
-            with_floats(a, |a_data| {
-                with_floats(columns, |columns_data| {
-                    with_floats(y, |y| {
-                        with_floats(dy, |dy| {
-                            let a = (a_data, a.dims()[0]);
-                            self.backward(x_data, a, columns_data, y, dy, x.track_op())
-                        })
-                    })
-                })
-            })
-        })??????;
-        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
-        Ok((
-            d_x.map(|d_x| tensor(d_x, x)).transpose()?,
-            Some(tensor(d_a, a)?),
-            Some(tensor(d_columns, columns)?),
-        ))
-    }
-}
-
-/// Gradients of x (where wanted), A and `[B | m]`.
-type Gradients = (Option<Vec<f32>>, Vec<f32>, Vec<f32>);
-
 impl DoraLinear {
-    fn backward(
-        &self,
-        x: &[f32],
-        (a, rank): (&[f32], usize),
-        columns: &[f32],
-        y: &[f32],
-        dy: &[f32],
-        wanted: bool,
-    ) -> Result<Gradients> {
-        let outputs = self.norms.len();
-        let tokens = dy.len() / outputs;
-        let Columns { b, magnitude } = Columns::of(columns, rank);
-        let gains = self.gains(&magnitude);
-        let kept = self.lora.dropout.map(|dropout| dropout.apply(x));
-        let dropped = kept.as_deref().unwrap_or(x);
+    fn new(weight: &FrozenWeight, term: &LoraTerm, dora: &DoraTerm) -> Result<Self> {
+        Ok(DoraLinear {
+            weight: weight.clone(),
+            pair: Pair::of(term)?,
+            magnitude: with_floats(&dora.magnitude, <[f32]>::to_vec)?,
+            norms: with_floats(&dora.norms, <[f32]>::to_vec)?,
+        })
+    }
+
+    fn host(&self) -> Result<&HostWeight> {
+        self.weight.on_host()
+    }
+
+    fn tokens(&self, x: &[f32]) -> usize {
+        x.len() / self.weight.columns()
+    }
+
+    /// `m / n`.
+    fn gains(&self) -> Vec<f32> {
+        let pairs = self.magnitude.iter().zip(&self.norms);
+        pairs.map(|(m, n)| m / n).collect()
+    }
+
+    /// `d W^T + scale * d A^T B^T` for `d = dropout(x)`, before the gain.
+    fn direction(&self, x: &[f32], dropped: &[f32]) -> Result<Vec<f32>> {
+        let mut z = vec![0.0; self.tokens(x) * self.norms.len()];
+        let low = self.pair.lower(x);
+        let products = Products {
+            write: Write::Replace,
+            beside: &[self.pair.upper(&low)],
+        };
+        self.host()?
+            .times_transposed(dropped, self.tokens(x), &mut z, &products);
+        Ok(z)
+    }
+
+    fn forward(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let kept = self.pair.dropout.map(|dropout| dropout.apply(x));
+        let mut y = self.direction(x, kept.as_deref().unwrap_or(x))?;
+        scale_rows(&mut y, &self.gains());
+        if let Some(kept) = kept {
+            let rest: Vec<f32> = x.iter().zip(&kept).map(|(x, kept)| x - kept).collect();
+            let products = Products {
+                write: Write::Add,
+                beside: &[],
+            };
+            self.host()?
+                .times_transposed(&rest, self.tokens(x), &mut y, &products);
+        }
+        Ok(y)
+    }
+
+    fn backward(&self, x: &[f32], y: &[f32], dy: &[f32], wanted: bool) -> Result<Found> {
+        let (outputs, tokens) = (self.norms.len(), self.tokens(x));
+        let gains = self.gains();
+        let kept = self.pair.dropout.map(|dropout| dropout.apply(x));
 
         // dm_j = sum over tokens of dy z / n. Without dropout y = gain * z, and needs no product
         // to be taken apart again unless a gain is 0 (or lost its precision next to it).
         let divides = kept.is_none() && gains.iter().all(|gain| gain.abs() > 1e-20);
-        let d_magnitude: Vec<f32> = if divides {
-            let sums = column_sums(y, dy, outputs);
-            let each = sums.iter().zip(&magnitude);
-            each.map(|(sum, m)| (sum / f64::from(*m)) as f32).collect()
+        let (sums, by) = if divides {
+            (column_sums(y, dy, outputs), &self.magnitude)
         } else {
-            let z = self.direction(dropped, a, &b, tokens)?;
-            let sums = column_sums(&z, dy, outputs);
-            let each = sums.iter().zip(&self.norms);
-            each.map(|(sum, n)| (sum / f64::from(*n)) as f32).collect()
+            let z = self.direction(x, kept.as_deref().unwrap_or(x))?;
+            (column_sums(&z, dy, outputs), &self.norms)
         };
+        let each = sums.iter().zip(by);
+        let d_magnitude = each
+            .map(|(sum, by)| (sum / f64::from(*by)) as f32)
+            .collect();
 
         let mut dz = dy.to_vec();
         scale_rows(&mut dz, &gains);
-        let mut dx = if wanted {
+        let PairGradients { a, b, low } = self.pair.backward(x, &dz);
+        let products = Products {
+            write: Write::Replace,
+            beside: &[self.pair.upper_backward(&low)],
+        };
+        let dx = if wanted {
             let mut dx = vec![0.0; x.len()];
-            match self.lora.dropout {
-                None => self.lora.host()?.times(&dz, tokens, &mut dx),
+            match self.pair.dropout {
+                None => self.host()?.times(&dz, tokens, &mut dx, &products),
                 Some(dropout) => {
-                    self.lora.host()?.times(dy, tokens, &mut dx);
+                    self.host()?.times(dy, tokens, &mut dx, &Products::alone());
                     let change: Vec<f32> = dz.iter().zip(dy).map(|(dz, dy)| dz - dy).collect();
                     let mut d_kept = vec![0.0; x.len()];
-                    self.lora.host()?.times(&change, tokens, &mut d_kept);
+                    self.host()?.times(&change, tokens, &mut d_kept, &products);
                     let d_kept = dropout.apply(&d_kept);
                     dx.iter_mut().zip(d_kept).for_each(|(dx, d)| *dx += d);
                 }
             }
-            dx
+            Some(dx)
         } else {
-            Vec::new()
+            None
         };
-        let (d_a, d_b) = self.lora.backward(x, a, &b, &dz, &mut dx);
-        let rows = d_b.chunks_exact(rank).zip(d_magnitude);
-        let d_columns = rows
-            .flat_map(|(d_b, d_m)| d_b.iter().copied().chain([d_m]))
-            .collect();
-        Ok((wanted.then_some(dx), d_a, d_columns))
+        Ok(Found {
+            x: dx,
+            parameters: [a, b, d_magnitude],
+        })
     }
 }
 
@@ -282,12 +248,11 @@ fn column_sums(z: &[f32], dy: &[f32], outputs: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use candle_core::quantized::GgmlDType;
-    use candle_core::{Device, Var};
 
     use super::super::dropout::Dropout;
     use super::super::finite_differences::{check, numbers};
-    use super::super::lora::lora_linear;
-    use super::super::pull::pull_gradients;
+    use super::super::lora::{Residual, lora_linear};
+    use super::super::to_vec;
     use super::super::weight::HostWeight;
     use super::*;
 
@@ -296,6 +261,7 @@ mod tests {
         seed: 1,
         step: 2,
         item: 3,
+        before: 0,
         probability: 0.4,
     };
 
@@ -361,7 +327,14 @@ mod tests {
         let norms = adapted_row_norms(&weight, &a, &b, SCALE).unwrap();
         let magnitude = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
         let term = term(&[a.clone(), a, b, magnitude], &norms, None);
-        let y = lora_linear(&numbers(1, &[3, 6]), &weight, &[term]).unwrap();
+        let y = lora_linear(
+            &Tape::off(),
+            &numbers(1, &[3, 6]),
+            &weight,
+            &[term],
+            Residual::None,
+        )
+        .unwrap();
         assert_eq!(to_vec(&y).unwrap(), [0.0; 6]);
     }
 
@@ -371,8 +344,14 @@ mod tests {
         let inputs = inputs();
         let norms = adapted_row_norms(&weight, &inputs[1], &inputs[2], SCALE).unwrap();
         for (name, dropout) in [("dora", None), ("dora with dropout", Some(DROPOUT))] {
-            check(name, &inputs, |t| {
-                lora_linear(&t[0], &weight, &[term(t, &norms, dropout)])
+            check(name, &inputs, |tape, t| {
+                lora_linear(
+                    tape,
+                    &t[0],
+                    &weight,
+                    &[term(t, &norms, dropout)],
+                    Residual::None,
+                )
             });
         }
     }
@@ -384,8 +363,14 @@ mod tests {
         let norms = adapted_row_norms(&weight, &inputs[1], &inputs[2], SCALE).unwrap();
         inputs[3] = numbers(4, &[9]).relu().unwrap();
         assert!(to_vec(&inputs[3]).unwrap().contains(&0.0));
-        check("dora with zeros", &inputs, |t| {
-            lora_linear(&t[0], &weight, &[term(t, &norms, None)])
+        check("dora with zeros", &inputs, |tape, t| {
+            lora_linear(
+                tape,
+                &t[0],
+                &weight,
+                &[term(t, &norms, None)],
+                Residual::None,
+            )
         });
     }
 
@@ -397,9 +382,16 @@ mod tests {
         for dropout in [None, Some(DROPOUT)] {
             let term = term(&inputs, &norms, dropout);
             let dora = term.dora.clone().unwrap();
-            let fused = lora_linear(&inputs[0], &weight, std::slice::from_ref(&term)).unwrap();
-            let plain = (frozen_linear(&inputs[0], &weight).unwrap()
-                + composed(&inputs[0], &weight, &term, &dora).unwrap())
+            let fused = lora_linear(
+                &Tape::off(),
+                &inputs[0],
+                &weight,
+                std::slice::from_ref(&term),
+                Residual::None,
+            )
+            .unwrap();
+            let plain = (frozen_linear(&Tape::off(), &inputs[0], &weight).unwrap()
+                + composed(&Tape::off(), &inputs[0], &weight, &term, &dora).unwrap())
             .unwrap();
             for (a, b) in to_vec(&fused).unwrap().iter().zip(to_vec(&plain).unwrap()) {
                 assert!((a - b).abs() < 1e-5, "{a} {b}");
@@ -416,25 +408,42 @@ mod tests {
             strength: 0.0,
             ..term(&inputs, &norms, None)
         };
-        let got = lora_linear(&inputs[0], &weight, &[off]).unwrap();
-        let bare = frozen_linear(&inputs[0], &weight).unwrap();
+        let got = lora_linear(&Tape::off(), &inputs[0], &weight, &[off], Residual::None).unwrap();
+        let bare = frozen_linear(&Tape::off(), &inputs[0], &weight).unwrap();
         assert_eq!(to_vec(&got).unwrap(), to_vec(&bare).unwrap());
     }
 
     #[test]
-    fn an_input_without_a_graph_costs_no_gradient() {
+    fn an_input_that_nobody_asks_about_costs_no_gradient() {
         let weight = weight(9, 6);
         let inputs = inputs();
         let norms = adapted_row_norms(&weight, &inputs[1], &inputs[2], SCALE).unwrap();
-        let vars: Vec<Var> = inputs
-            .iter()
-            .map(|t| Var::from_tensor(t).unwrap())
-            .collect();
-        let mut tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-        tensors[0] = inputs[0].clone();
-        let y = lora_linear(&tensors[0], &weight, &[term(&tensors, &norms, None)]).unwrap();
-        let gradients = pull_gradients(&y, &y.detach()).unwrap();
-        assert!(gradients.get(&tensors[0]).is_none());
-        assert!(vars[1..].iter().all(|v| gradients.get(v).is_some()));
+        let tape = Tape::recording();
+        for parameter in &inputs[1..] {
+            tape.want(parameter);
+        }
+        let terms = [term(&inputs, &norms, None)];
+        let y = lora_linear(&tape, &inputs[0], &weight, &terms, Residual::None).unwrap();
+        let mut gradients = tape.pull(&y, y.clone()).unwrap();
+        assert!(gradients.take(&inputs[0]).is_none());
+        for parameter in &inputs[1..] {
+            assert!(gradients.take(parameter).is_some());
+        }
+    }
+
+    #[test]
+    fn several_adapters_on_one_linear_pass_gradients_too() {
+        let weight = weight(9, 6);
+        let inputs = inputs();
+        let norms = adapted_row_norms(&weight, &inputs[1], &inputs[2], SCALE).unwrap();
+        let residual = numbers(6, &[4, 9]);
+        check("dora beside lora", &inputs, |tape, t| {
+            let plain = LoraTerm {
+                dora: None,
+                ..term(t, &norms, None)
+            };
+            let terms = [term(t, &norms, Some(DROPOUT)), plain];
+            lora_linear(tape, &t[0], &weight, &terms, Residual::Add(&residual))
+        });
     }
 }

@@ -9,6 +9,9 @@ pub struct Dropout {
     pub step: u64,
     /// Micro-batch and module.
     pub item: u32,
+    /// Numbers of the micro-batch that come before these: a mask does not depend on the pieces in
+    /// which it is applied.
+    pub before: u64,
     /// Of a number to be dropped, in `[0, 1)`.
     pub probability: f64,
 }
@@ -17,6 +20,7 @@ impl Dropout {
     /// `x` with some numbers dropped and the others scaled up to keep the mean.
     pub(super) fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut stream = Stream::new(self.seed, Purpose::Dropout, self.step, self.item);
+        stream.skip(self.before);
         let kept = (1.0 / (1.0 - self.probability)) as f32;
         let threshold = (self.probability * (1u64 << 32) as f64) as u32;
         x.iter()
@@ -38,6 +42,7 @@ mod tests {
             seed: 1,
             step: 2,
             item: 3,
+            before: 0,
             probability: 0.25,
         };
         let x = vec![1.0; 100_000];
@@ -48,5 +53,12 @@ mod tests {
         let mean = y.iter().sum::<f32>() / y.len() as f32;
         assert!((mean - 1.0).abs() < 0.01, "{mean}");
         assert_ne!(y, Dropout { step: 3, ..dropout }.apply(&x));
+        for before in [1, 4, 77_777] {
+            let rest = Dropout {
+                before: before as u64,
+                ..dropout
+            };
+            assert_eq!(rest.apply(&x[before..]), y[before..]);
+        }
     }
 }

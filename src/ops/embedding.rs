@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::profile::{Part, timed};
 use super::weight::FrozenWeight;
 
 /// `[tokens, features]`: one row of the weight per id, without a graph.
@@ -15,6 +16,7 @@ pub fn embedding(ids: &[u32], weight: &FrozenWeight, device: &Device) -> Result<
             weight.rows()
         );
     }
+    let _time = timed(Part::Embedding);
     match weight.host() {
         Some(host) => Tensor::from_vec(
             host.gather(ids),

@@ -1,8 +1,8 @@
 //! The yardstick of every backward: slopes measured by central differences.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 
-use super::{pull_gradients, to_vec};
+use super::{Tape, to_vec};
 use crate::random::{Purpose, Stream};
 
 /// Random numbers in [-1, 1), the same for the same seed.
@@ -15,30 +15,29 @@ pub fn numbers(seed: u64, shape: &[usize]) -> Tensor {
 
 /// Holds the gradients of `f` with respect to every input against `(f(x + h) - f(x - h)) / 2h`,
 /// summed in f64 over the outputs weighted at random.
-pub fn check(name: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
-    let variables: Vec<Var> = inputs
-        .iter()
-        .map(|t| Var::from_tensor(t).unwrap())
-        .collect();
-    let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
-    let y = f(&tensors).unwrap();
+pub fn check(name: &str, inputs: &[Tensor], f: impl Fn(&Tape, &[Tensor]) -> Result<Tensor>) {
+    let tape = Tape::recording();
+    for input in inputs {
+        tape.want(input);
+    }
+    let y = f(&tape, inputs).unwrap();
     let dy = numbers(99, y.dims());
     let weights = to_vec(&dy).unwrap();
-    let gradients = pull_gradients(&y, &dy).unwrap();
+    let mut gradients = tape.pull(&y, dy).unwrap();
     let value = |inputs: &[Tensor]| -> f64 {
-        let y = to_vec(&f(inputs).unwrap()).unwrap();
+        let y = to_vec(&f(&Tape::off(), inputs).unwrap()).unwrap();
         y.iter()
             .zip(&weights)
             .map(|(&y, &w)| f64::from(y) * f64::from(w))
             .sum()
     };
     let h = 1e-2f32;
-    for (index, variable) in variables.iter().enumerate() {
+    for (index, input) in inputs.iter().enumerate() {
         let gradient = gradients
-            .get(variable)
+            .take(input)
             .unwrap_or_else(|| panic!("{name}: input {index} is detached"));
-        let gradient = to_vec(gradient).unwrap();
-        let x = to_vec(&inputs[index]).unwrap();
+        let gradient = to_vec(&gradient).unwrap();
+        let x = to_vec(input).unwrap();
         let largest = gradient.iter().fold(0.0f32, |a, b| a.max(b.abs()));
         assert!(largest > 0.0, "{name}: the gradient of input {index} is 0");
         for i in 0..x.len() {

@@ -3,9 +3,11 @@
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::linear::{frozen_linear, frozen_linear_backward};
+use super::linear::{linear_backward, linear_forward};
+use super::profile::{Part, timed};
 use super::tensors::{fused, with_floats};
-use super::weight::{FrozenWeight, HostWeight};
+use super::weight::{FrozenWeight, HostWeight, Products};
+use super::wide::{exp_in_place, largest, wide};
 
 /// Logits held at once: 64 MiB in f32.
 const LOGITS: usize = 16 * 1024 * 1024;
@@ -36,6 +38,7 @@ pub fn cross_entropy(
             weight.rows()
         );
     }
+    let _time = timed(Part::Head);
     match weight.host() {
         Some(weight) if fused(hidden) => with_floats(hidden, |hidden| {
             on_host(hidden, features, weight, targets, gradient)
@@ -59,7 +62,12 @@ fn on_host(
     for (index, targets) in targets.chunks(chunk).enumerate() {
         let logits = &mut logits[..targets.len() * vocab_size];
         let part = index * chunk * features..(index * chunk + targets.len()) * features;
-        weight.times_transposed(&hidden[part.clone()], targets.len(), logits);
+        weight.times_transposed(
+            &hidden[part.clone()],
+            targets.len(),
+            logits,
+            &Products::alone(),
+        );
         let losses: Vec<f64> = logits
             .par_chunks_mut(vocab_size)
             .zip(targets)
@@ -67,7 +75,12 @@ fn on_host(
             .collect();
         loss += losses.iter().sum::<f64>();
         if gradient {
-            weight.times(logits, targets.len(), &mut d_hidden[part]);
+            weight.times(
+                logits,
+                targets.len(),
+                &mut d_hidden[part],
+                &Products::alone(),
+            );
         }
     }
     let d_hidden = if gradient {
@@ -82,21 +95,23 @@ fn on_host(
     Ok((loss, d_hidden))
 }
 
-/// The loss of one token; turns its logits into their gradients.
-fn token_loss(logits: &mut [f32], target: usize) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let of_target = logits[target];
-    let mut sum = 0.0f64;
-    for x in logits.iter_mut() {
-        *x = (*x - largest).exp();
-        sum += f64::from(*x);
+wide! {
+    /// The loss of one token; turns its logits into their gradients.
+    fn token_loss(logits: &mut [f32], target: usize) -> f64 {
+        let most = largest(logits);
+        let of_target = logits[target];
+        let mut sum = 0.0f64;
+        // In parts, so that a long sum of f32 stays exact.
+        for part in logits.chunks_mut(1024) {
+            sum += f64::from(exp_in_place(part, most));
+        }
+        let inverse = (1.0 / sum) as f32;
+        for x in logits.iter_mut() {
+            *x *= inverse;
+        }
+        logits[target] -= 1.0;
+        sum.ln() + f64::from(most) - f64::from(of_target)
     }
-    let inverse = (1.0 / sum) as f32;
-    for x in logits.iter_mut() {
-        *x *= inverse;
-    }
-    logits[target] -= 1.0;
-    sum.ln() + f64::from(largest) - f64::from(of_target)
 }
 
 fn composed(
@@ -110,7 +125,7 @@ fn composed(
     let mut parts = Vec::new();
     for (index, targets) in targets.chunks(chunk).enumerate() {
         let hidden = hidden.narrow(0, index * chunk, targets.len())?;
-        let logits = frozen_linear(&hidden, weight)?.to_dtype(DType::F32)?;
+        let logits = linear_forward(&hidden, weight)?.to_dtype(DType::F32)?;
         let ids = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
         let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
         let losses: Vec<f32> = log_p.gather(&ids, 1)?.flatten_all()?.to_vec1()?;
@@ -118,7 +133,7 @@ fn composed(
         if gradient {
             let minus_one = (ids.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
             let d_logits = log_p.exp()?.scatter_add(&ids, &minus_one, 1)?;
-            parts.push(frozen_linear_backward(
+            parts.push(linear_backward(
                 &d_logits.to_dtype(hidden.dtype())?,
                 weight,
             )?);

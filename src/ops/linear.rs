@@ -5,24 +5,35 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
+use super::tape::Tape;
 use super::tensors::floats;
-use super::weight::FrozenWeight;
+use super::weight::{FrozenWeight, Products};
 
 /// `x W^T` for `x` of `[tokens, in]`; the gradient reaches `x` only.
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
-pub fn frozen_linear(x: &Tensor, weight: &FrozenWeight) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(FrozenLinear {
-        weight: weight.clone(),
+pub fn frozen_linear(tape: &Tape, x: &Tensor, weight: &FrozenWeight) -> Result<Tensor> {
+    let y = linear_forward(x, weight)?;
+    let (input, weight) = (x.id(), weight.clone());
+    tape.record(&y, &[x], move |dy, gradients| {
+        gradients.add(input, linear_backward(&dy, &weight)?)
+    });
+    Ok(y)
+}
+
+/// `x W^T`, with nothing noted.
+pub(super) fn linear_forward(x: &Tensor, weight: &FrozenWeight) -> Result<Tensor> {
+    x.contiguous()?.apply_op1_no_bwd(&FrozenLinear {
+        weight,
         direction: Direction::Forward,
     })
 }
 
-/// `dy W` for `dy` of `[tokens, out]`, without a graph.
-pub(super) fn frozen_linear_backward(dy: &Tensor, weight: &FrozenWeight) -> Result<Tensor> {
+/// `dy W` for `dy` of `[tokens, out]`.
+pub(super) fn linear_backward(dy: &Tensor, weight: &FrozenWeight) -> Result<Tensor> {
     dy.contiguous()?.apply_op1_no_bwd(&FrozenLinear {
-        weight: weight.clone(),
+        weight,
         direction: Direction::Backward,
     })
 }
@@ -33,12 +44,12 @@ enum Direction {
     Backward,
 }
 
-struct FrozenLinear {
-    weight: FrozenWeight,
+struct FrozenLinear<'a> {
+    weight: &'a FrozenWeight,
     direction: Direction,
 }
 
-impl FrozenLinear {
+impl FrozenLinear<'_> {
     /// `(tokens, from, to)`.
     fn dims(&self, layout: &Layout) -> Result<(usize, usize, usize)> {
         let (tokens, features) = layout.shape().dims2()?;
@@ -53,7 +64,7 @@ impl FrozenLinear {
     }
 }
 
-impl CustomOp1 for FrozenLinear {
+impl CustomOp1 for FrozenLinear<'_> {
     fn name(&self) -> &'static str {
         "frozen-linear"
     }
@@ -61,13 +72,11 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, _, to) = self.dims(layout)?;
         let x = floats(storage, layout)?;
-        let Some(weight) = self.weight.host() else {
-            bail!("the activations are on the CPU, the weight is not");
-        };
+        let weight = self.weight.on_host()?;
         let mut out = vec![0.0; tokens * to];
         match self.direction {
-            Direction::Forward => weight.times_transposed(x, tokens, &mut out),
-            Direction::Backward => weight.times(x, tokens, &mut out),
+            Direction::Forward => weight.times_transposed(x, tokens, &mut out, &Products::alone()),
+            Direction::Backward => weight.times(x, tokens, &mut out, &Products::alone()),
         }
         Ok((CpuStorage::F32(out), (tokens, to).into()))
     }
@@ -85,12 +94,5 @@ impl CustomOp1 for FrozenLinear {
         };
         let out = storage.matmul(weight, (1, tokens, to, from), layout, weight_layout)?;
         Ok((out, (tokens, to).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        if !x.track_op() {
-            return Ok(None);
-        }
-        frozen_linear_backward(dy, &self.weight).map(Some)
     }
 }

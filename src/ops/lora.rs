@@ -1,13 +1,15 @@
 //! A frozen linear with low-rank adapters beside it: `x W^T + scale * dropout(x) A^T B^T`.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
 use super::dora::{self, DoraTerm, dora_linear};
 use super::dropout::Dropout;
-use super::linear::{frozen_linear, frozen_linear_backward};
+use super::linear::{frozen_linear, linear_backward, linear_forward};
 use super::matrix::{Matrix, Write, parallel_product};
-use super::tensors::{floats, fused, to_vec, with_floats};
-use super::weight::{FrozenWeight, HostWeight};
+use super::profile::{Part, timed};
+use super::tape::{Gradients, Tape};
+use super::tensors::{fused, with_floats};
+use super::weight::{FrozenWeight, LowRank, Products};
 
 /// One adapter's share in a linear.
 #[derive(Clone)]
@@ -23,278 +25,448 @@ pub struct LoraTerm {
     pub dora: Option<DoraTerm>,
 }
 
-/// The output of a linear with any number of adapters; gradients reach `x`, A and B.
+impl LoraTerm {
+    fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+
+    fn factor(&self) -> f64 {
+        self.scale * self.strength
+    }
+}
+
+/// What a linear's output is added to.
+#[derive(Clone, Copy)]
+pub enum Residual<'a> {
+    None,
+    Add(&'a Tensor),
+    /// As `Add`, in a pass that is only repeated for its backward, whose result is known: the
+    /// numbers are not computed again.
+    Replay(&'a Tensor),
+}
+
+impl<'a> Residual<'a> {
+    fn tensor(self) -> Option<&'a Tensor> {
+        match self {
+            Residual::None => None,
+            Residual::Add(residual) | Residual::Replay(residual) => Some(residual),
+        }
+    }
+}
+
+/// The output of a linear with any number of adapters, `[tokens, out]`; gradients reach `x`, the
+/// residual, and A, B and magnitude of every adapter.
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
-pub fn lora_linear(x: &Tensor, weight: &FrozenWeight, terms: &[LoraTerm]) -> Result<Tensor> {
-    let Some((first, others)) = terms.split_first() else {
-        return frozen_linear(x, weight);
-    };
-    let mut y = match &first.dora {
-        None if fused(x) => x.contiguous()?.apply_op3(
-            &first.a,
-            &first.b,
-            LoraLinear {
-                weight: weight.clone(),
-                scale: (first.scale * first.strength) as f32,
-                dropout: first.dropout,
-            },
-        )?,
-        Some(dora) if fused(x) && first.strength == 1.0 => dora_linear(x, weight, first, dora)?,
-        _ => (frozen_linear(x, weight)? + composed(x, weight, first)?)?,
-    };
-    for term in others {
-        y = (y + composed(x, weight, term)?)?;
+pub fn lora_linear(
+    tape: &Tape,
+    x: &Tensor,
+    weight: &FrozenWeight,
+    terms: &[LoraTerm],
+    residual: Residual<'_>,
+) -> Result<Tensor> {
+    check_shapes(x, weight, terms, residual)?;
+    if terms.iter().any(|term| term.dora.is_some()) {
+        return with_dora(tape, x, weight, terms, residual);
     }
+    let y = match residual {
+        // A tensor to hang the backward on.
+        Residual::Replay(residual) => Tensor::zeros((), residual.dtype(), &Device::Cpu)?,
+        _ if fused(x) => forward_on_host(x, weight, terms, residual.tensor())?,
+        _ => forward_on_device(x, weight, terms, residual.tensor())?,
+    };
+    let mut inputs = vec![x];
+    inputs.extend(residual.tensor());
+    for term in terms {
+        inputs.extend([&term.a, &term.b]);
+    }
+    let backward = LinearBackward {
+        input: x.id(),
+        input_wanted: tape.wants(x),
+        // Only the gradients of A and B need the input's numbers.
+        x: (!terms.is_empty()).then(|| x.clone()),
+        weight: weight.clone(),
+        terms: terms.to_vec(),
+        residual: residual.tensor().map(Tensor::id),
+    };
+    tape.record(&y, &inputs, move |dy, gradients| {
+        backward.run(&dy, gradients)
+    });
     Ok(y)
 }
 
-/// What an adapter adds to `x W^T`, out of candle's operations.
-fn composed(x: &Tensor, weight: &FrozenWeight, term: &LoraTerm) -> Result<Tensor> {
-    if let Some(dora) = &term.dora {
-        return dora::composed(x, weight, term, dora);
+/// With DoRA among the adapters: one operation for each.
+fn with_dora(
+    tape: &Tape,
+    x: &Tensor,
+    weight: &FrozenWeight,
+    terms: &[LoraTerm],
+    residual: Residual<'_>,
+) -> Result<Tensor> {
+    let y = match terms {
+        [term] if fused(x) && term.strength == 1.0 => match &term.dora {
+            Some(dora) => dora_linear(tape, x, weight, term, dora)?,
+            None => bail!("an adapter without magnitudes is no DoRA"),
+        },
+        _ => {
+            let mut y = frozen_linear(tape, x, weight)?;
+            for term in terms {
+                let added = match &term.dora {
+                    Some(dora) => dora::composed(tape, x, weight, term, dora)?,
+                    None => composed(tape, x, term)?,
+                };
+                y = tape.sum(&y, &added)?;
+            }
+            y
+        }
+    };
+    match residual.tensor() {
+        Some(residual) => tape.sum(residual, &y),
+        None => Ok(y),
     }
-    let x = dropped(x, term)?;
-    let a = term.a.to_dtype(x.dtype())?;
-    let b = term.b.to_dtype(x.dtype())?;
-    x.matmul(&a.t()?)?.matmul(&b.t()?)? * (term.scale * term.strength)
 }
 
-/// `x` after the term's dropout.
-pub(super) fn dropped(x: &Tensor, term: &LoraTerm) -> Result<Tensor> {
-    let Some(dropout) = &term.dropout else {
+/// What an adapter adds to `x W^T`, out of candle's operations.
+fn composed(tape: &Tape, x: &Tensor, term: &LoraTerm) -> Result<Tensor> {
+    tape.composed([x, &term.a, &term.b], |[x, a, b]| {
+        let x = dropped(&x, term.dropout)?;
+        let (a, b) = (a.to_dtype(x.dtype())?, b.to_dtype(x.dtype())?);
+        x.matmul(&a.t()?)?.matmul(&b.t()?)? * term.factor()
+    })
+}
+
+fn check_shapes(
+    x: &Tensor,
+    weight: &FrozenWeight,
+    terms: &[LoraTerm],
+    residual: Residual<'_>,
+) -> Result<()> {
+    let (tokens, inputs) = x.dims2()?;
+    let (rows, columns) = (weight.rows(), weight.columns());
+    let residual = residual.tensor().map(Tensor::dims);
+    if inputs != columns || residual.is_some_and(|dims| dims != [tokens, rows]) {
+        bail!(
+            "a linear of {columns} to {rows} features got x {:?}, residual {residual:?}",
+            x.dims()
+        );
+    }
+    for term in terms {
+        let ((rank, a_inputs), (outputs, b_rank)) = (term.a.dims2()?, term.b.dims2()?);
+        let magnitude = term.dora.as_ref().map(|dora| dora.magnitude.dims());
+        if a_inputs != inputs
+            || outputs != rows
+            || b_rank != rank
+            || magnitude.is_some_and(|dims| dims != [rows])
+        {
+            bail!(
+                "a linear of {columns} to {rows} features got A {:?}, B {:?}, magnitude \
+                 {magnitude:?}",
+                term.a.dims(),
+                term.b.dims()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What dropout leaves of `x`.
+pub(super) fn dropped(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    let Some(dropout) = dropout else {
         return Ok(x.clone());
     };
     let mask = dropout.apply(&vec![1.0; x.elem_count()]);
     x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
 }
 
-/// The fused operation on the CPU.
-pub(super) struct LoraLinear {
-    pub weight: FrozenWeight,
-    pub scale: f32,
+fn forward_on_device(
+    x: &Tensor,
+    weight: &FrozenWeight,
+    terms: &[LoraTerm],
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let mut y = linear_forward(x, weight)?;
+    for term in terms {
+        y = (y + composed(&Tape::off(), x, term)?)?;
+    }
+    match residual {
+        Some(residual) => residual + y,
+        None => Ok(y),
+    }
+}
+
+fn forward_on_host(
+    x: &Tensor,
+    weight: &FrozenWeight,
+    terms: &[LoraTerm],
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let host = weight.on_host()?;
+    let (tokens, _) = x.dims2()?;
+    let time = timed(Part::Adapter);
+    let pairs = terms.iter().map(Pair::of).collect::<Result<Vec<_>>>()?;
+    let lows: Vec<Vec<f32>> = with_floats(x, |x| pairs.iter().map(|pair| pair.lower(x)).collect())?;
+    drop(time);
+    let _time = timed(Part::Linear);
+    let beside: Vec<LowRank<'_>> = pairs
+        .iter()
+        .zip(&lows)
+        .map(|(pair, low)| pair.upper(low))
+        .collect();
+    let (mut y, write) = match residual {
+        Some(residual) => (with_floats(residual, <[f32]>::to_vec)?, Write::Add),
+        None => (vec![0.0; tokens * weight.rows()], Write::Replace),
+    };
+    let products = Products {
+        write,
+        beside: &beside,
+    };
+    with_floats(x, |x| host.times_transposed(x, tokens, &mut y, &products))?;
+    Tensor::from_vec(y, (tokens, weight.rows()), &Device::Cpu)
+}
+
+/// An adapter's numbers on the host.
+pub(super) struct Pair {
+    pub a: Vec<f32>,
+    pub b: Vec<f32>,
+    rank: usize,
+    inputs: usize,
+    outputs: usize,
+    factor: f32,
     pub dropout: Option<Dropout>,
 }
 
-/// Sizes of one linear.
-struct Dims {
-    tokens: usize,
-    inputs: usize,
-    outputs: usize,
-    rank: usize,
+/// Gradients of an adapter's A and B, and of `dropout(x) A^T`.
+pub(super) struct PairGradients {
+    pub a: Vec<f32>,
+    pub b: Vec<f32>,
+    pub low: Vec<f32>,
 }
 
-impl LoraLinear {
-    fn dims(&self, x: &Shape, a: &Shape, b: &Shape) -> Result<Dims> {
-        let ((tokens, inputs), (rank, a_inputs), (outputs, b_rank)) =
-            (x.dims2()?, a.dims2()?, b.dims2()?);
-        let fits = inputs == self.weight.columns()
-            && outputs == self.weight.rows()
-            && a_inputs == inputs
-            && b_rank == rank;
-        if !fits {
-            bail!(
-                "a linear of {} to {} features got x {x:?}, A {a:?}, B {b:?}",
-                self.weight.columns(),
-                self.weight.rows()
-            );
-        }
-        Ok(Dims {
-            tokens,
-            inputs,
-            outputs,
-            rank,
+impl Pair {
+    pub fn of(term: &LoraTerm) -> Result<Self> {
+        Ok(Pair {
+            a: with_floats(&term.a, <[f32]>::to_vec)?,
+            b: with_floats(&term.b, <[f32]>::to_vec)?,
+            rank: term.rank(),
+            inputs: term.a.dims()[1],
+            outputs: term.b.dims()[0],
+            factor: term.factor() as f32,
+            dropout: term.dropout,
         })
     }
 
-    /// The weight in host memory.
-    pub fn host(&self) -> Result<&HostWeight> {
-        match self.weight.host() {
-            Some(weight) => Ok(weight),
-            None => bail!("the activations are on the CPU, the weight is not"),
+    /// `dropout(x) A^T`: `[tokens, rank]`.
+    pub fn lower(&self, x: &[f32]) -> Vec<f32> {
+        match self.dropout {
+            Some(dropout) => self.lower_plain(&dropout.apply(x)),
+            None => self.lower_plain(x),
         }
     }
 
-    fn sizes(&self, tokens: usize, rank: usize) -> Dims {
-        Dims {
-            tokens,
-            inputs: self.weight.columns(),
-            outputs: self.weight.rows(),
-            rank,
-        }
-    }
-
-    /// `x A^T`: `[tokens, rank]`.
-    fn lower(&self, x: &[f32], a: &[f32], dims: &Dims) -> Vec<f32> {
-        let mut h = vec![0.0; dims.tokens * dims.rank];
+    /// `x A^T`.
+    fn lower_plain(&self, x: &[f32]) -> Vec<f32> {
+        let tokens = x.len() / self.inputs;
+        let mut low = vec![0.0; tokens * self.rank];
         parallel_product(
-            &mut h,
-            Matrix::new(x, dims.inputs),
-            Matrix::new(a, dims.inputs).transposed(),
-            (dims.tokens, dims.rank, dims.inputs),
+            &mut low,
+            Matrix::new(x, self.inputs),
+            Matrix::new(&self.a, self.inputs).transposed(),
+            (tokens, self.rank, self.inputs),
             1.0,
             Write::Replace,
         );
-        h
+        low
     }
 
-    /// `y = x W^T + scale * dropped A^T B^T`; `x` and `dropped` of `[tokens, in]`.
-    pub fn forward(
-        &self,
-        x: &[f32],
-        dropped: &[f32],
-        a: &[f32],
-        b: &[f32],
-        y: &mut [f32],
-    ) -> Result<()> {
-        let dims = self.sizes(
-            x.len() / self.weight.columns(),
-            b.len() / self.weight.rows(),
-        );
-        self.host()?.times_transposed(x, dims.tokens, y);
-        let h = self.lower(dropped, a, &dims);
-        parallel_product(
-            y,
-            Matrix::new(&h, dims.rank),
-            Matrix::new(b, dims.rank).transposed(),
-            (dims.tokens, dims.outputs, dims.rank),
-            self.scale,
-            Write::Add,
-        );
-        Ok(())
+    /// `factor * low B^T`, to be put beside `x W^T`.
+    pub fn upper<'a>(&'a self, low: &'a [f32]) -> LowRank<'a> {
+        LowRank {
+            left: low,
+            right: Matrix::new(&self.b, self.rank).transposed(),
+            rank: self.rank,
+            factor: self.factor,
+        }
     }
 
-    /// Gradients of A and B, and what the adapter adds to the gradient of x (where that is not
-    /// empty).
-    pub fn backward(
-        &self,
-        x: &[f32],
-        a: &[f32],
-        b: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
-    ) -> (Vec<f32>, Vec<f32>) {
-        let dims = self.sizes(
-            x.len() / self.weight.columns(),
-            b.len() / self.weight.rows(),
-        );
-        let Dims {
-            tokens,
+    /// `d_low A`, to be put beside `dy W`.
+    pub fn upper_backward<'a>(&'a self, d_low: &'a [f32]) -> LowRank<'a> {
+        LowRank {
+            left: d_low,
+            right: Matrix::new(&self.a, self.inputs),
+            rank: self.rank,
+            factor: 1.0,
+        }
+    }
+
+    /// Gradients given that of the output. With `h = dropout(x) A^T`: `dB = s dy^T h`,
+    /// `dh = s dy B`, `dA = dh^T dropout(x)`.
+    pub fn backward(&self, x: &[f32], dy: &[f32]) -> PairGradients {
+        let &Pair {
+            rank,
             inputs,
             outputs,
-            rank,
-        } = dims;
+            factor,
+            ..
+        } = self;
+        let tokens = x.len() / inputs;
         let dropped = self.dropout.map(|dropout| dropout.apply(x));
         let x = dropped.as_deref().unwrap_or(x);
-        let h = self.lower(x, a, &dims);
+        let low = self.lower_plain(x);
         let mut d_b = vec![0.0; outputs * rank];
         parallel_product(
             &mut d_b,
             Matrix::new(dy, outputs).transposed(),
-            Matrix::new(&h, rank),
+            Matrix::new(&low, rank),
             (outputs, rank, tokens),
-            self.scale,
+            factor,
             Write::Replace,
         );
-        let mut d_h = vec![0.0; tokens * rank];
+        let mut d_low = low;
         parallel_product(
-            &mut d_h,
+            &mut d_low,
             Matrix::new(dy, outputs),
-            Matrix::new(b, rank),
+            Matrix::new(&self.b, rank),
             (tokens, rank, outputs),
-            self.scale,
+            factor,
             Write::Replace,
         );
         let mut d_a = vec![0.0; rank * inputs];
         parallel_product(
             &mut d_a,
-            Matrix::new(&d_h, rank).transposed(),
+            Matrix::new(&d_low, rank).transposed(),
             Matrix::new(x, inputs),
             (rank, inputs, tokens),
             1.0,
             Write::Replace,
         );
-        if !dx.is_empty() {
-            let dims = (tokens, inputs, rank);
-            let (left, right) = (Matrix::new(&d_h, rank), Matrix::new(a, inputs));
-            match self.dropout {
-                None => parallel_product(dx, left, right, dims, 1.0, Write::Add),
-                Some(dropout) => {
-                    let mut d_dropped = vec![0.0; dx.len()];
-                    parallel_product(&mut d_dropped, left, right, dims, 1.0, Write::Replace);
-                    for (dx, d) in dx.iter_mut().zip(dropout.apply(&d_dropped)) {
-                        *dx += d;
-                    }
-                }
-            }
+        PairGradients {
+            a: d_a,
+            b: d_b,
+            low: d_low,
         }
-        (d_a, d_b)
     }
 }
 
-impl CustomOp3 for LoraLinear {
-    fn name(&self) -> &'static str {
-        "lora-linear"
-    }
+/// What the backward of a linear needs.
+struct LinearBackward {
+    input: TensorId,
+    input_wanted: bool,
+    x: Option<Tensor>,
+    weight: FrozenWeight,
+    terms: Vec<LoraTerm>,
+    residual: Option<TensorId>,
+}
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let dims = self.dims(x_layout.shape(), a_layout.shape(), b_layout.shape())?;
-        let (x, a, b) = (
-            floats(x, x_layout)?,
-            floats(a, a_layout)?,
-            floats(b, b_layout)?,
-        );
-        let mut y = vec![0.0; dims.tokens * dims.outputs];
-        let dropped = self.dropout.map(|dropout| dropout.apply(x));
-        self.forward(x, dropped.as_deref().unwrap_or(x), a, b, &mut y)?;
-        Ok((CpuStorage::F32(y), (dims.tokens, dims.outputs).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let mut dx = match x.track_op() {
-            true => to_vec(&frozen_linear_backward(dy, &self.weight)?)?,
-            false => Vec::new(),
+impl LinearBackward {
+    fn run(self, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        if let Some(residual) = self.residual {
+            gradients.add_shared(residual, dy.clone())?;
+        }
+        let dx = match fused(dy) {
+            true => self.on_host(dy, gradients)?,
+            false => self.on_device(dy, gradients)?,
         };
-        let (d_a, d_b) = with_floats(x, |x| {
-            with_floats(a, |a| {
-                with_floats(b, |b| {
-                    with_floats(dy, |dy| self.backward(x, a, b, dy, &mut dx))
-                })
-            })
-        })????;
-        let dx = match x.track_op() {
-            true => Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+        match dx {
+            Some(dx) => gradients.add(self.input, dx),
+            None => Ok(()),
+        }
+    }
+
+    fn x(&self) -> Result<&Tensor> {
+        match &self.x {
+            Some(x) => Ok(x),
+            None => bail!("the input of an adapted linear is missing"),
+        }
+    }
+
+    /// The gradient of x where wanted, out of candle's operations.
+    fn on_device(&self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+        let mut dx = match self.input_wanted {
+            true => Some(linear_backward(dy, &self.weight)?),
             false => None,
         };
-        Ok((
-            dx,
-            Some(Tensor::from_vec(d_a, a.shape(), a.device())?),
-            Some(Tensor::from_vec(d_b, b.shape(), b.device())?),
-        ))
+        for term in &self.terms {
+            let x = dropped(self.x()?, term.dropout)?;
+            let a = term.a.detach().to_dtype(x.dtype())?;
+            let b = term.b.detach().to_dtype(x.dtype())?;
+            let low = x.matmul(&a.t()?)?;
+            let d_b = (dy.t()?.matmul(&low)? * term.factor())?;
+            let d_low = (dy.matmul(&b)? * term.factor())?;
+            let d_a = d_low.t()?.matmul(&x)?;
+            gradients.add(term.a.id(), d_a.to_dtype(DType::F32)?)?;
+            gradients.add(term.b.id(), d_b.to_dtype(DType::F32)?)?;
+            if let Some(sum) = dx {
+                dx = Some((sum + dropped(&d_low.matmul(&a)?, term.dropout)?)?);
+            }
+        }
+        Ok(dx)
+    }
+
+    fn on_host(&self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
+        let (tokens, _) = dy.dims2()?;
+        let inputs = self.weight.columns();
+        let time = timed(Part::Adapter);
+        let pairs = self
+            .terms
+            .iter()
+            .map(Pair::of)
+            .collect::<Result<Vec<_>>>()?;
+        let mut d_lows = Vec::new();
+        for (term, pair) in self.terms.iter().zip(&pairs) {
+            let found = with_floats(self.x()?, |x| with_floats(dy, |dy| pair.backward(x, dy)))??;
+            let d_a = Tensor::from_vec(found.a, term.a.shape(), &Device::Cpu)?;
+            let d_b = Tensor::from_vec(found.b, term.b.shape(), &Device::Cpu)?;
+            gradients.add(term.a.id(), d_a)?;
+            gradients.add(term.b.id(), d_b)?;
+            d_lows.push(found.low);
+        }
+        drop(time);
+        if !self.input_wanted {
+            return Ok(None);
+        }
+        let _time = timed(Part::Linear);
+        // Dropout stands between a term's product and the sum.
+        let products = pairs.iter().zip(&d_lows);
+        let beside: Vec<LowRank<'_>> = products
+            .clone()
+            .filter(|(pair, _)| pair.dropout.is_none())
+            .map(|(pair, d_low)| pair.upper_backward(d_low))
+            .collect();
+        let products_of_x = Products {
+            write: Write::Replace,
+            beside: &beside,
+        };
+        let host = self.weight.on_host()?;
+        let mut dx = vec![0.0; tokens * inputs];
+        with_floats(dy, |dy| host.times(dy, tokens, &mut dx, &products_of_x))?;
+        for (pair, d_low) in products {
+            if let Some(dropout) = pair.dropout {
+                let mut d_dropped = vec![0.0; dx.len()];
+                let product = pair.upper_backward(d_low);
+                parallel_product(
+                    &mut d_dropped,
+                    Matrix::new(d_low, product.rank),
+                    product.right,
+                    (tokens, inputs, product.rank),
+                    1.0,
+                    Write::Replace,
+                );
+                for (dx, d) in dx.iter_mut().zip(dropout.apply(&d_dropped)) {
+                    *dx += d;
+                }
+            }
+        }
+        Tensor::from_vec(dx, (tokens, inputs), &Device::Cpu).map(Some)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Var};
+    use candle_core::{DType, Device};
 
     use super::super::finite_differences::{check, numbers};
+    use super::super::to_vec;
     use super::super::weight::HostWeight;
     use super::*;
 
@@ -302,6 +474,7 @@ mod tests {
         seed: 1,
         step: 2,
         item: 3,
+        before: 0,
         probability: 0.4,
     };
 
@@ -329,54 +502,113 @@ mod tests {
             numbers(1, &[4, 6]),
             numbers(2, &[2, 6]),
             numbers(3, &[9, 2]),
+            numbers(4, &[4, 9]),
         ];
-        check("lora_linear", &inputs, |t| {
-            lora_linear(&t[0], &weight, &[term(&t[1], &t[2], None)])
-        });
-        check("lora_linear with dropout", &inputs, |t| {
-            lora_linear(&t[0], &weight, &[term(&t[1], &t[2], Some(DROPOUT))])
-        });
+        for dropout in [None, Some(DROPOUT)] {
+            check("lora_linear", &inputs, |tape, t| {
+                let terms = [term(&t[1], &t[2], dropout), term(&t[1], &t[2], None)];
+                lora_linear(tape, &t[0], &weight, &terms, Residual::Add(&t[3]))
+            });
+        }
     }
 
     #[test]
     fn gradient_of_a_frozen_linear_is_its_slope() {
         let weight = weight(300, 40);
-        check("frozen_linear", &[numbers(1, &[2, 40])], |t| {
-            frozen_linear(&t[0], &weight)
+        check("frozen_linear", &[numbers(1, &[2, 40])], |tape, t| {
+            frozen_linear(tape, &t[0], &weight)
+        });
+        check("lora_linear", &[numbers(1, &[2, 40])], |tape, t| {
+            lora_linear(tape, &t[0], &weight, &[], Residual::None)
         });
     }
 
+    /// Gradients of x, A, B and the residual, with forward and backward on the host or out of
+    /// candle's operations.
+    fn backward(x: &Tensor, term: &LoraTerm, weight: &FrozenWeight, host: bool) -> Vec<Vec<f32>> {
+        let backward = LinearBackward {
+            input: x.id(),
+            input_wanted: true,
+            x: Some(x.clone()),
+            weight: weight.clone(),
+            terms: vec![term.clone()],
+            residual: None,
+        };
+        let dy = numbers(8, &[4, 9]);
+        let mut gradients = Gradients::wanting(&[&term.a, &term.b]);
+        let dx = match host {
+            true => backward.on_host(&dy, &mut gradients),
+            false => backward.on_device(&dy, &mut gradients),
+        };
+        [
+            dx.unwrap(),
+            gradients.take(&term.a),
+            gradients.take(&term.b),
+        ]
+        .map(|gradient| to_vec(&gradient.unwrap()).unwrap())
+        .to_vec()
+    }
+
     #[test]
-    fn fused_lora_is_the_composed_one() {
+    fn what_runs_on_the_host_is_what_runs_on_a_device() {
         let weight = weight(9, 6);
         let (x, a, b) = (
             numbers(1, &[4, 6]),
             numbers(2, &[2, 6]),
             numbers(3, &[9, 2]),
         );
+        let residual = numbers(4, &[4, 9]);
         for dropout in [None, Some(DROPOUT)] {
             let term = term(&a, &b, dropout);
-            let fused = lora_linear(&x, &weight, std::slice::from_ref(&term)).unwrap();
-            let plain = (frozen_linear(&x, &weight).unwrap()
-                + composed(&x, &weight, &term).unwrap())
-            .unwrap();
-            for (a, b) in to_vec(&fused).unwrap().iter().zip(to_vec(&plain).unwrap()) {
-                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            let terms = std::slice::from_ref(&term);
+            let host = forward_on_host(&x, &weight, terms, Some(&residual)).unwrap();
+            let device = forward_on_device(&x, &weight, terms, Some(&residual)).unwrap();
+            let mut pairs = vec![(to_vec(&host).unwrap(), to_vec(&device).unwrap())];
+            let gradients = [true, false].map(|host| backward(&x, &term, &weight, host));
+            pairs.extend(gradients[0].clone().into_iter().zip(gradients[1].clone()));
+            for (host, device) in pairs {
+                for (a, b) in host.iter().zip(device) {
+                    assert!((a - b).abs() < 1e-5, "{a} {b}");
+                }
             }
         }
     }
 
     #[test]
-    fn an_input_without_a_graph_costs_no_gradient() {
+    fn a_replay_gives_the_gradients_without_the_output() {
         let weight = weight(9, 6);
-        let (x, a) = (
-            numbers(1, &[4, 6]),
-            Var::from_tensor(&numbers(2, &[2, 6])).unwrap(),
+        let (x, residual) = (numbers(1, &[4, 6]), numbers(4, &[4, 9]));
+        let (a, b) = (numbers(2, &[2, 6]), numbers(3, &[9, 2]));
+        let gradients = |residual_of: fn(&Tensor) -> Residual<'_>| {
+            let tape = Tape::recording();
+            for leaf in [&x, &a, &b, &residual] {
+                tape.want(leaf);
+            }
+            let terms = [term(&a, &b, None)];
+            let y = lora_linear(&tape, &x, &weight, &terms, residual_of(&residual)).unwrap();
+            let mut gradients = tape.pull(&y, numbers(8, &[4, 9])).unwrap();
+            [&x, &a, &b, &residual].map(|t| to_vec(&gradients.take(t).unwrap()).unwrap())
+        };
+        assert_eq!(
+            gradients(|r| Residual::Replay(r)),
+            gradients(|r| Residual::Add(r))
         );
-        let b = Var::from_tensor(&numbers(3, &[9, 2])).unwrap();
-        let y = lora_linear(&x, &weight, &[term(&a, &b, None)]).unwrap();
-        let gradients = super::super::pull_gradients(&y, &y.detach()).unwrap();
-        assert!(gradients.get(&x).is_none());
-        assert!(gradients.get(&a).is_some() && gradients.get(&b).is_some());
+    }
+
+    #[test]
+    fn an_input_that_nobody_asks_about_costs_no_gradient() {
+        let weight = weight(9, 6);
+        let (x, a, b) = (
+            numbers(1, &[4, 6]),
+            numbers(2, &[2, 6]),
+            numbers(3, &[9, 2]),
+        );
+        let tape = Tape::recording();
+        tape.want(&a);
+        tape.want(&b);
+        let y = lora_linear(&tape, &x, &weight, &[term(&a, &b, None)], Residual::None).unwrap();
+        let mut gradients = tape.pull(&y, y.clone()).unwrap();
+        assert!(gradients.take(&x).is_none());
+        assert!(gradients.take(&a).is_some() && gradients.take(&b).is_some());
     }
 }

@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 
 use gemm::Parallelism;
 
+use super::profile;
+
 /// A strided view of numbers: element `(i, j)` lies at `i * row + j * column`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
@@ -48,7 +50,7 @@ pub(super) struct Target<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a `Target` is only written through `product`, whose callers promise that
+// SAFETY: a `Target` is only written through `product` and `slice`, whose callers promise that
 // tasks running at the same time write disjoint elements.
 unsafe impl Send for Target<'_> {}
 unsafe impl Sync for Target<'_> {}
@@ -73,6 +75,18 @@ impl<'a> Target<'a> {
             len: self.len - skip,
             ..self
         }
+    }
+}
+
+impl<'a> Target<'a> {
+    /// The first `count` numbers of the view.
+    ///
+    /// # Safety
+    /// No other task may touch them meanwhile, and nobody may hold them already.
+    pub unsafe fn slice(self, count: usize) -> &'a mut [f32] {
+        assert!(count <= self.len, "a slice beyond its matrix");
+        // SAFETY: in bounds, as just asserted; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.data, count) }
     }
 }
 
@@ -141,6 +155,7 @@ unsafe fn multiply(
     if m == 0 || n == 0 {
         return;
     }
+    profile::count(m, n, k);
     let last = |rows: usize, columns: usize, row: usize, column: usize| {
         rows.saturating_sub(1) * row + columns.saturating_sub(1) * column
     };

@@ -4,38 +4,48 @@
 //! Activations are `[tokens, features]`: the rows of a batch lie one after another, without
 //! padding; where one ends is told by [`Span`]s. On the CPU the operations run in f32 on rayon's
 //! threads, and every sum is taken in an order that does not depend on scheduling, so equal inputs
-//! give equal bits. On other devices the same functions are composed of candle's operations.
+//! give equal bits. On other devices the same functions are composed of candle's operations. What a
+//! backward needs is noted on a [`Tape`].
 
 mod attention;
+mod bias;
+mod columns;
 mod decode;
 mod dora;
 mod dropout;
 mod embedding;
 mod head;
+pub mod heap;
 mod linear;
 mod lora;
 mod matrix;
 mod norm;
-mod pull;
+pub mod profile;
 mod rope;
+mod rows;
 mod swiglu;
+mod tape;
 mod tensors;
 mod weight;
+mod wide;
 
 #[cfg(test)]
 mod finite_differences;
 
 pub use attention::{Heads, Span, attention};
+pub use bias::add_bias;
+pub use columns::select_columns;
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;
 pub use head::cross_entropy;
 pub(crate) use head::tokens_at_once;
 pub use linear::frozen_linear;
-pub use lora::{LoraTerm, lora_linear};
+pub use lora::{LoraTerm, Residual, lora_linear};
 pub use norm::rms_norm;
-pub use pull::pull_gradients;
 pub use rope::{RopeTable, rope};
+pub use rows::select_rows;
 pub use swiglu::swiglu;
+pub use tape::{Gradients, Tape};
 pub use tensors::to_vec;
 pub use weight::{Bytes, FrozenWeight, HostWeight};

@@ -1,107 +1,97 @@
 //! RMSNorm with a frozen weight.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::tensors::{floats, fused, with_floats};
+use super::profile::{Part, timed};
+use super::tape::Tape;
+use super::tensors::{fused, with_floats};
+use super::wide::{dot, wide};
 
-/// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`.
+/// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`; where the weight
+/// has the size of a head, per head.
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if weight.elem_count() != x.dim(D::Minus1)? {
+pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if weight.elem_count() == 0 || !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count()) {
         bail!("a norm of {:?} features got {:?}", weight.dims(), x.dims());
     }
-    if fused(x) {
-        return x.contiguous()?.apply_op1(RmsNorm {
-            weight: weight.detach(),
-            eps: eps as f32,
-        });
+    if !fused(x) {
+        return tape.composed([x], |[x]| composed(&x, weight, eps));
     }
+    let time = timed(Part::Norm);
+    let y = with_floats(x, |x| with_floats(weight, |w| forward(x, w, eps as f32)))??;
+    let y = Tensor::from_vec(y, x.shape(), &Device::Cpu)?;
+    drop(time);
+    let (input, weight) = (x.clone(), weight.clone());
+    tape.record(&y, &[x], move |dy, gradients| {
+        let _time = timed(Part::Norm);
+        let dx = with_floats(&input, |x| {
+            with_floats(&dy, |dy| {
+                with_floats(&weight, |weight| backward(x, dy, weight, eps as f32))
+            })
+        })???;
+        gradients.add(
+            input.id(),
+            Tensor::from_vec(dx, input.shape(), &Device::Cpu)?,
+        )
+    });
+    Ok(y)
+}
+
+fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
+    let wide = wide.reshape(((), weight.elem_count()))?;
     let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
     wide.broadcast_div(&(mean + eps)?.sqrt()?)?
         .broadcast_mul(&weight.to_dtype(DType::F32)?)?
+        .reshape(x.shape())?
         .to_dtype(x.dtype())
 }
 
-struct RmsNorm {
-    weight: Tensor,
-    eps: f32,
+fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    y.par_chunks_mut(weight.len())
+        .zip(x.par_chunks(weight.len()))
+        .for_each(|(y, x)| forward_row(y, x, weight, eps));
+    y
 }
 
-impl RmsNorm {
-    fn inverse_rms(&self, x: &[f32]) -> f32 {
-        let squares: f32 = dot(x, x);
-        1.0 / (squares / x.len() as f32 + self.eps).sqrt()
-    }
+fn backward(x: &[f32], dy: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut dx = vec![0.0; x.len()];
+    let n = weight.len();
+    dx.par_chunks_mut(n)
+        .zip(x.par_chunks(n).zip(dy.par_chunks(n)))
+        .for_each(|(dx, (x, dy))| backward_row(dx, x, dy, weight, eps));
+    dx
 }
 
-/// Eight partial sums: vectorises, and is more exact than one running sum.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a8
-        .remainder()
-        .iter()
-        .zip(b8.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
-    for (x, y) in a8.zip(b8) {
-        for i in 0..8 {
-            sums[i] += x[i] * y[i];
+#[inline(always)]
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
+}
+
+wide! {
+    fn forward_row(y: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+        let scale = inverse_rms(x, eps);
+        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * scale * weight;
         }
     }
-    sums.iter().sum::<f32>() + rest
 }
 
-impl CustomOp1 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = floats(storage, layout)?;
-        let out = with_floats(&self.weight, |weight| {
-            let mut out = vec![0.0; x.len()];
-            out.par_chunks_mut(weight.len())
-                .zip(x.par_chunks(weight.len()))
-                .for_each(|(out, x)| {
-                    let scale = self.inverse_rms(x);
-                    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                        *out = x * scale * weight;
-                    }
-                });
-            out
-        })?;
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_floats(x, |x| {
-            with_floats(dy, |dy| {
-                with_floats(&self.weight, |weight| {
-                    let mut dx = vec![0.0; x.len()];
-                    let n = weight.len();
-                    dx.par_chunks_mut(n)
-                        .zip(x.par_chunks(n).zip(dy.par_chunks(n)))
-                        .for_each(|(dx, (x, dy))| {
-                            let scale = self.inverse_rms(x);
-                            for ((dx, dy), weight) in dx.iter_mut().zip(dy).zip(weight) {
-                                *dx = dy * weight;
-                            }
-                            // d(scale)/dx_i = -scale^3 x_i / n
-                            let mean = dot(dx, x) * scale * scale / n as f32;
-                            for (dx, x) in dx.iter_mut().zip(x) {
-                                *dx = scale * (*dx - x * mean);
-                            }
-                        });
-                    dx
-                })
-            })
-        })???;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+wide! {
+    fn backward_row(dx: &mut [f32], x: &[f32], dy: &[f32], weight: &[f32], eps: f32) {
+        let scale = inverse_rms(x, eps);
+        for ((dx, dy), weight) in dx.iter_mut().zip(dy).zip(weight) {
+            *dx = dy * weight;
+        }
+        // d(scale)/dx_i = -scale^3 x_i / n
+        let mean = dot(dx, x) * scale * scale / x.len() as f32;
+        for (dx, x) in dx.iter_mut().zip(x) {
+            *dx = scale * (*dx - x * mean);
+        }
     }
 }
 
@@ -112,9 +102,18 @@ mod tests {
 
     #[test]
     fn gradient_of_rms_norm_is_its_slope() {
-        let weight = numbers(1, &[13]);
-        check("rms_norm", &[numbers(2, &[5, 13])], |t| {
-            rms_norm(&t[0], &weight, 1e-5)
+        let weight = numbers(1, &[41]);
+        check("rms_norm", &[numbers(2, &[5, 41])], |tape, t| {
+            rms_norm(tape, &t[0], &weight, 1e-5)
         });
+    }
+
+    #[test]
+    fn the_fused_norm_is_the_composed_one() {
+        let (weight, x) = (numbers(1, &[41]), numbers(2, &[5, 41]));
+        let fused = rms_norm(&Tape::off(), &x, &weight, 1e-5).unwrap();
+        let plain = composed(&x, &weight, 1e-5).unwrap();
+        let difference = (fused - plain).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(difference.to_scalar::<f32>().unwrap() < 1e-5);
     }
 }

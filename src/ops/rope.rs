@@ -1,23 +1,38 @@
-//! Rotary position embedding, as Hugging Face pairs the features: `j` with `j + head_dim / 2`.
+//! Rotary position embedding, as Hugging Face pairs the features: `j` with `j + rotated / 2`, where
+//! the first `rotated` features of a head are rotated and the rest, if any, stay.
 
-use candle_core::{CpuStorage, CustomOp1, D, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::tensors::{floats, fused, with_floats};
+use super::profile::{Part, timed};
+use super::tape::Tape;
+use super::tensors::{fused, with_floats};
+use super::wide::wide;
 
-/// Cosines and sines of every token's angles, `[tokens, head_dim / 2]` each.
+/// Cosines and sines of every token's angles, `[tokens, rotated / 2]` each.
 #[derive(Clone)]
 pub struct RopeTable {
     cos: Tensor,
     sin: Tensor,
+    head_dim: usize,
 }
 
 impl RopeTable {
-    /// The table of tokens at `positions`; `frequencies` are the angles' steps per position.
+    /// The table of tokens at `positions` for heads of `head_dim` features; `frequencies` are the
+    /// angles' steps per position, `factor` multiplies cosines and sines (1: a pure rotation).
     ///
     /// # Errors
-    /// The device fails.
-    pub fn new(positions: &[usize], frequencies: &[f32], device: &Device) -> Result<Self> {
+    /// More frequencies than pairs of features; the device fails.
+    pub fn new(
+        positions: &[usize],
+        frequencies: &[f32],
+        factor: f32,
+        head_dim: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        if 2 * frequencies.len() > head_dim {
+            bail!("{} frequencies for heads of {head_dim}", frequencies.len());
+        }
         let shape = (positions.len(), frequencies.len());
         // The product is rounded to f32 first, as the reference implementation does.
         let angles = || {
@@ -25,9 +40,14 @@ impl RopeTable {
                 .iter()
                 .flat_map(|&p| frequencies.iter().map(move |f| p as f32 * f))
         };
+        let table = |of: fn(f32) -> f32| {
+            let numbers: Vec<f32> = angles().map(|angle| of(angle) * factor).collect();
+            Tensor::from_vec(numbers, shape, device)
+        };
         Ok(RopeTable {
-            cos: Tensor::from_vec(angles().map(f32::cos).collect::<Vec<_>>(), shape, device)?,
-            sin: Tensor::from_vec(angles().map(f32::sin).collect::<Vec<_>>(), shape, device)?,
+            cos: table(f32::cos)?,
+            sin: table(f32::sin)?,
+            head_dim,
         })
     }
 }
@@ -36,77 +56,89 @@ impl RopeTable {
 ///
 /// # Errors
 /// Shapes that do not fit; the device fails.
-pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+pub fn rope(tape: &Tape, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     let (tokens, features) = x.dims2()?;
-    let (rows, half) = table.cos.dims2()?;
-    if rows != tokens || !features.is_multiple_of(2 * half) {
+    let (rows, head_dim) = (table.cos.dim(0)?, table.head_dim);
+    if rows != tokens || !features.is_multiple_of(head_dim) {
         bail!(
-            "a rotation of {rows} tokens with heads of {} features got [{tokens}, {features}]",
-            2 * half
+            "a rotation of {rows} tokens with heads of {head_dim} features got [{tokens}, \
+             {features}]"
         );
     }
-    if fused(x) {
-        return x.contiguous()?.apply_op1(Rope {
-            table: table.clone(),
-            direction: 1.0,
-        });
+    if !fused(x) {
+        return tape.composed([x], |[x]| composed(&x, table));
     }
-    let split = x.reshape((tokens, features / (2 * half), 2 * half))?;
+    let y = rotate(x, table, 1.0)?;
+    let (input, table) = (x.id(), table.clone());
+    tape.record(&y, &[x], move |dy, gradients| {
+        // The backward of a rotation turns the other way.
+        gradients.add(input, rotate(&dy, &table, -1.0)?)
+    });
+    Ok(y)
+}
+
+fn composed(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+    let (tokens, features) = x.dims2()?;
+    let (_, half) = table.cos.dims2()?;
+    let head_dim = table.head_dim;
+    let split = x.reshape((tokens, features / head_dim, head_dim))?;
     let cos = table.cos.to_dtype(x.dtype())?.unsqueeze(1)?;
     let sin = table.sin.to_dtype(x.dtype())?.unsqueeze(1)?;
     let first = split.narrow(D::Minus1, 0, half)?;
     let second = split.narrow(D::Minus1, half, half)?;
-    let rotated = [
+    let mut parts = vec![
         (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?,
         (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?,
     ];
-    Tensor::cat(&rotated, D::Minus1)?.reshape((tokens, features))
-}
-
-struct Rope {
-    table: RopeTable,
-    /// -1 turns the other way: the backward of a rotation.
-    direction: f32,
-}
-
-impl CustomOp1 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
+    if 2 * half < head_dim {
+        parts.push(split.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?);
     }
+    Tensor::cat(&parts, D::Minus1)?.reshape((tokens, features))
+}
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = floats(storage, layout)?;
-        let (_, features) = layout.shape().dims2()?;
-        let (_, half) = self.table.cos.dims2()?;
-        let out = with_floats(&self.table.cos, |cos| {
-            with_floats(&self.table.sin, |sin| {
-                let mut out = vec![0.0; x.len()];
-                out.par_chunks_mut(features)
+fn rotate(x: &Tensor, table: &RopeTable, direction: f32) -> Result<Tensor> {
+    let _time = timed(Part::Rope);
+    let (_, features) = x.dims2()?;
+    let (_, half) = table.cos.dims2()?;
+    let y = with_floats(x, |x| {
+        with_floats(&table.cos, |cos| {
+            with_floats(&table.sin, |sin| {
+                let mut y = vec![0.0; x.len()];
+                y.par_chunks_mut(features)
                     .zip(x.par_chunks(features))
                     .zip(cos.par_chunks(half).zip(sin.par_chunks(half)))
-                    .for_each(|((out, x), (cos, sin))| {
-                        for (out, x) in out.chunks_mut(2 * half).zip(x.chunks(2 * half)) {
-                            let (out1, out2) = out.split_at_mut(half);
-                            let (x1, x2) = x.split_at(half);
-                            for j in 0..half {
-                                let sin = self.direction * sin[j];
-                                out1[j] = x1[j] * cos[j] - x2[j] * sin;
-                                out2[j] = x2[j] * cos[j] + x1[j] * sin;
-                            }
-                        }
+                    .for_each(|((y, x), (cos, sin))| {
+                        rotate_row(y, x, cos, sin, table.head_dim, direction);
                     });
-                out
+                y
             })
-        })??;
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
+        })
+    })???;
+    Tensor::from_vec(y, x.shape(), &Device::Cpu)
+}
 
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = dy.contiguous()?.apply_op1_no_bwd(&Rope {
-            table: self.table.clone(),
-            direction: -self.direction,
-        })?;
-        Ok(Some(dx))
+wide! {
+    fn rotate_row(
+        y: &mut [f32],
+        x: &[f32],
+        cos: &[f32],
+        sin: &[f32],
+        head_dim: usize,
+        direction: f32,
+    ) {
+        let half = cos.len();
+        for (y, x) in y.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+            let (y, y_rest) = y.split_at_mut(2 * half);
+            let (x, x_rest) = x.split_at(2 * half);
+            y_rest.copy_from_slice(x_rest);
+            let (y1, y2) = y.split_at_mut(half);
+            let (x1, x2) = x.split_at(half);
+            for j in 0..half {
+                let sin = direction * sin[j];
+                y1[j] = x1[j] * cos[j] - x2[j] * sin;
+                y2[j] = x2[j] * cos[j] + x1[j] * sin;
+            }
+        }
     }
 }
 
@@ -118,18 +150,48 @@ mod tests {
 
     #[test]
     fn gradient_of_rope_is_its_slope() {
-        let table = RopeTable::new(&[0, 3, 7], &[1.0, 0.3, 0.01], &Device::Cpu).unwrap();
-        check("rope", &[numbers(1, &[3, 12])], |t| rope(&t[0], &table));
+        let positions = [0, 3, 7];
+        for (factor, head_dim) in [(1.0, 6), (1.5, 6), (1.0, 12)] {
+            let frequencies = [1.0, 0.3, 0.01];
+            let table =
+                RopeTable::new(&positions, &frequencies, factor, head_dim, &Device::Cpu).unwrap();
+            check("rope", &[numbers(1, &[3, 12])], |tape, t| {
+                rope(tape, &t[0], &table)
+            });
+        }
+    }
+
+    #[test]
+    fn fused_rotation_is_the_composed_one() {
+        let frequencies = [1.0, 0.3, 0.01];
+        for head_dim in [6, 12] {
+            let table = RopeTable::new(&[0, 3], &frequencies, 1.5, head_dim, &Device::Cpu).unwrap();
+            let x = numbers(1, &[2, 24]);
+            let fused = to_vec(&rope(&Tape::off(), &x, &table).unwrap()).unwrap();
+            let plain = to_vec(&composed(&x, &table).unwrap()).unwrap();
+            for (a, b) in fused.iter().zip(&plain) {
+                assert!((a - b).abs() < 1e-6, "{a} {b}");
+            }
+        }
     }
 
     #[test]
     fn rotation_pairs_features_half_a_head_apart() {
         // By hand: head_dim 4, pairs (0, 2) and (1, 3), angles 90 and 180 degrees.
         let quarter = std::f32::consts::FRAC_PI_2;
-        let table = RopeTable::new(&[1], &[quarter, 2.0 * quarter], &Device::Cpu).unwrap();
+        let table = |head_dim| {
+            let frequencies = [quarter, 2.0 * quarter];
+            RopeTable::new(&[1], &frequencies, 1.0, head_dim, &Device::Cpu).unwrap()
+        };
         let x = Tensor::new(&[[1.0f32, 2.0, 3.0, 4.0]], &Device::Cpu).unwrap();
-        let y = to_vec(&rope(&x, &table).unwrap()).unwrap();
+        let y = to_vec(&rope(&Tape::off(), &x, &table(4)).unwrap()).unwrap();
         for (got, expected) in y.iter().zip([-3.0, -2.0, 1.0, -4.0]) {
+            assert!((got - expected).abs() < 1e-5, "{y:?}");
+        }
+        // Heads of six, of which two features stay.
+        let x = Tensor::new(&[[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]], &Device::Cpu).unwrap();
+        let y = to_vec(&rope(&Tape::off(), &x, &table(6)).unwrap()).unwrap();
+        for (got, expected) in y.iter().zip([-3.0, -2.0, 1.0, -4.0, 5.0, 6.0]) {
             assert!((got - expected).abs() < 1e-5, "{y:?}");
         }
     }

@@ -1,9 +1,12 @@
 //! The gated activation of LLaMA's MLP.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::tensors::{floats, fused, with_floats};
+use super::profile::{Part, timed};
+use super::tape::Tape;
+use super::tensors::{fused, with_floats};
+use super::wide::{sigmoid, wide};
 
 /// Numbers per task: enough to be worth a thread.
 const CHUNK: usize = 16 * 1024;
@@ -12,88 +15,93 @@ const CHUNK: usize = 16 * 1024;
 ///
 /// # Errors
 /// Shapes that differ; the device fails.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if fused(gate) && gate.shape() == up.shape() {
-        return gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu);
+pub fn swiglu(tape: &Tape, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if !fused(gate) || gate.shape() != up.shape() {
+        return tape.composed([gate, up], |[gate, up]| gate.silu()? * up);
     }
-    gate.silu()? * up
-}
-
-struct SwiGlu;
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (floats(gate, gate_layout)?, floats(up, up_layout)?);
-        let mut out = vec![0.0; gate.len()];
-        out.par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-            .for_each(|(out, (gate, up))| {
-                for ((out, &gate), up) in out.iter_mut().zip(gate).zip(up) {
-                    *out = gate * sigmoid(gate) * up;
-                }
-            });
-        Ok((CpuStorage::F32(out), gate_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (d_gate, d_up) = with_floats(gate, |gate| {
-            with_floats(up, |up| {
-                with_floats(dy, |dy| {
-                    let mut d_gate = vec![0.0; gate.len()];
-                    let mut d_up = vec![0.0; gate.len()];
-                    d_gate
-                        .par_chunks_mut(CHUNK)
-                        .zip(d_up.par_chunks_mut(CHUNK))
-                        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-                        .zip(dy.par_chunks(CHUNK))
-                        .for_each(|(((d_gate, d_up), (gate, up)), dy)| {
-                            for i in 0..dy.len() {
-                                let s = sigmoid(gate[i]);
-                                d_gate[i] = dy[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
-                                d_up[i] = dy[i] * gate[i] * s;
-                            }
-                        });
-                    (d_gate, d_up)
-                })
-            })
+    let time = timed(Part::SwiGlu);
+    let y = with_floats(gate, |gate| with_floats(up, |up| forward(gate, up)))??;
+    let y = Tensor::from_vec(y, gate.shape(), &Device::Cpu)?;
+    drop(time);
+    let inputs = (gate.clone(), up.clone());
+    tape.record(&y, &[gate, up], move |dy, gradients| {
+        let _time = timed(Part::SwiGlu);
+        let (gate, up) = inputs;
+        let (d_gate, d_up) = with_floats(&gate, |gate| {
+            with_floats(&up, |up| with_floats(&dy, |dy| backward(gate, up, dy)))
         })???;
-        Ok((
-            Some(Tensor::from_vec(d_gate, gate.shape(), gate.device())?),
-            Some(Tensor::from_vec(d_up, up.shape(), up.device())?),
-        ))
+        gradients.add(
+            gate.id(),
+            Tensor::from_vec(d_gate, gate.shape(), &Device::Cpu)?,
+        )?;
+        gradients.add(up.id(), Tensor::from_vec(d_up, up.shape(), &Device::Cpu)?)
+    });
+    Ok(y)
+}
+
+fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; gate.len()];
+    y.par_chunks_mut(CHUNK)
+        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+        .for_each(|(y, (gate, up))| forward_chunk(y, gate, up));
+    y
+}
+
+/// Gradients of gate and up.
+fn backward(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let mut d_gate = vec![0.0; gate.len()];
+    let mut d_up = vec![0.0; gate.len()];
+    d_gate
+        .par_chunks_mut(CHUNK)
+        .zip(d_up.par_chunks_mut(CHUNK))
+        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+        .zip(dy.par_chunks(CHUNK))
+        .for_each(|(((d_gate, d_up), (gate, up)), dy)| {
+            backward_chunk(d_gate, d_up, gate, up, dy);
+        });
+    (d_gate, d_up)
+}
+
+wide! {
+    fn forward_chunk(y: &mut [f32], gate: &[f32], up: &[f32]) {
+        for ((y, &gate), up) in y.iter_mut().zip(gate).zip(up) {
+            *y = gate * sigmoid(gate) * up;
+        }
+    }
+}
+
+wide! {
+    fn backward_chunk(d_gate: &mut [f32], d_up: &mut [f32], gate: &[f32], up: &[f32], dy: &[f32]) {
+        let outputs = d_gate.iter_mut().zip(d_up);
+        let inputs = gate.iter().zip(up).zip(dy);
+        for ((d_gate, d_up), ((&gate, up), dy)) in outputs.zip(inputs) {
+            let s = sigmoid(gate);
+            *d_gate = dy * up * s * (1.0 + gate * (1.0 - s));
+            *d_up = dy * gate * s;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::finite_differences::{check, numbers};
+    use super::super::to_vec;
     use super::*;
 
     #[test]
     fn gradients_of_swiglu_are_its_slopes() {
         let wide = (numbers(1, &[4, 6]) * 4.0).unwrap();
-        check("swiglu", &[wide, numbers(2, &[4, 6])], |t| {
-            swiglu(&t[0], &t[1])
+        check("swiglu", &[wide, numbers(2, &[4, 6])], |tape, t| {
+            swiglu(tape, &t[0], &t[1])
         });
+    }
+
+    #[test]
+    fn gates_far_from_zero_stay_finite() {
+        let gate = Tensor::new(&[[-1e4f32, -100.0, 100.0, 1e4]], &Device::Cpu).unwrap();
+        let y = swiglu(&Tape::off(), &gate, &gate.ones_like().unwrap()).unwrap();
+        let y = to_vec(&y).unwrap();
+        assert!(y[0].abs() < 1e-30 && y[1].abs() < 1e-30, "{y:?}");
+        assert_eq!(y[2..], [100.0, 1e4]);
     }
 }

@@ -2,13 +2,17 @@
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 
+use super::heap;
+
 /// Whether the fused f32 operations apply.
 pub(super) fn fused(tensor: &Tensor) -> bool {
     matches!(tensor.device(), Device::Cpu) && tensor.dtype() == DType::F32
 }
 
-/// The numbers of a contiguous f32 argument.
+/// The numbers of a contiguous f32 argument. Every operation begins here, so it is here that one that
+/// would not fit into memory ends.
 pub(super) fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    heap::check().map_err(candle_core::Error::wrap)?;
     let CpuStorage::F32(data) = storage else {
         bail!("a fused operation got numbers that are not f32");
     };

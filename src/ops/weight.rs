@@ -14,6 +14,54 @@ use super::matrix::{Matrix, Target, Write, product};
 /// Rows of a weight decoded at once: few enough that a panel stays in the core's cache.
 const PANEL_ROWS: usize = 256;
 
+/// What a product with a weight is put together with.
+pub(super) struct Products<'a> {
+    /// Whether the product is added to what the target holds.
+    pub write: Write,
+    /// Further products added to it, while it is still in the core's cache.
+    pub beside: &'a [LowRank<'a>],
+}
+
+/// `factor * left right`, of `[tokens, rank]` and `[rank, features]`.
+#[derive(Clone, Copy)]
+pub(super) struct LowRank<'a> {
+    pub left: &'a [f32],
+    pub right: Matrix<'a>,
+    pub rank: usize,
+    pub factor: f32,
+}
+
+impl Products<'_> {
+    /// The product and nothing else.
+    pub fn alone() -> Self {
+        Products {
+            write: Write::Replace,
+            beside: &[],
+        }
+    }
+
+    /// Adds the low-rank products to the columns from `first` on of the target that `target` begins
+    /// at.
+    ///
+    /// # Safety
+    /// As [`product`].
+    unsafe fn add_beside(&self, target: Target<'_>, first: usize, m: usize, columns: usize) {
+        for low in self.beside {
+            // SAFETY: passed on.
+            unsafe {
+                product(
+                    target,
+                    Matrix::new(low.left, low.rank),
+                    low.right.from(0, first),
+                    (m, columns, low.rank),
+                    low.factor,
+                    Write::Add,
+                );
+            }
+        }
+    }
+}
+
 /// Bytes that live as long as the weights in them: a mapped file, or memory.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -131,9 +179,16 @@ impl HostWeight {
         self.rows
     }
 
-    /// The numbers of one row.
-    pub fn row(&self, row: u32) -> Vec<f32> {
-        self.gather(&[row])
+    /// The numbers of a matrix of one column.
+    ///
+    /// # Errors
+    /// It has more.
+    pub fn column(&self) -> Result<Vec<f32>> {
+        if self.columns != 1 {
+            bail!("a vector was expected, not {} columns", self.columns);
+        }
+        let all: Vec<u32> = (0..self.rows as u32).collect();
+        Ok(self.gather(&all))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -212,8 +267,14 @@ impl HostWeight {
         rows.map_init(Vec::new, square).collect()
     }
 
-    /// `out[m, rows] = x[m, columns] W^T`.
-    pub(super) fn times_transposed(&self, x: &[f32], m: usize, out: &mut [f32]) {
+    /// `out[m, rows] = x[m, columns] W^T`, with what is put beside it.
+    pub(super) fn times_transposed(
+        &self,
+        x: &[f32],
+        m: usize,
+        out: &mut [f32],
+        products: &Products<'_>,
+    ) {
         let threads = rayon::current_num_threads();
         let panels = threads * self.rows.div_ceil(threads * PANEL_ROWS);
         let size = self.rows.div_ceil(panels);
@@ -232,14 +293,15 @@ impl HostWeight {
                         weight.transposed(),
                         (m, end - start, self.columns),
                         1.0,
-                        Write::Replace,
+                        products.write,
                     );
+                    products.add_beside(target.from(0, start), start, m, end - start);
                 }
             });
     }
 
-    /// `out[m, columns] = dy[m, rows] W`.
-    pub(super) fn times(&self, dy: &[f32], m: usize, out: &mut [f32]) {
+    /// `out[m, columns] = dy[m, rows] W`, with what is put beside it.
+    pub(super) fn times(&self, dy: &[f32], m: usize, out: &mut [f32], products: &Products<'_>) {
         // Each task owns columns of the result and walks all rows of W in order, so that the sums
         // do not depend on which thread is faster.
         let unit = self.encoding.block_size().max(32);
@@ -251,7 +313,7 @@ impl HostWeight {
             .for_each_init(Vec::new, |scratch, task| {
                 let start = task * units / tasks * unit;
                 let end = ((task + 1) * units / tasks * unit).min(self.columns);
-                let mut write = Write::Replace;
+                let mut write = products.write;
                 for first in (0..self.rows).step_by(PANEL_ROWS) {
                     let last = (first + PANEL_ROWS).min(self.rows);
                     let weight = self.panel(first..last, start..end, scratch);
@@ -268,6 +330,8 @@ impl HostWeight {
                     }
                     write = Write::Add;
                 }
+                // SAFETY: as above.
+                unsafe { products.add_beside(target.from(0, start), start, m, end - start) };
             });
     }
 }
@@ -347,6 +411,17 @@ impl FrozenWeight {
         Ok(self.squared_row_norms.get_or_init(|| squares).clone())
     }
 
+    /// The weight in host memory, where the activations are.
+    ///
+    /// # Errors
+    /// It lies elsewhere.
+    pub(super) fn on_host(&self) -> Result<&HostWeight> {
+        match self.host() {
+            Some(weight) => Ok(weight),
+            None => bail!("the activations are on the CPU, the weight is not"),
+        }
+    }
+
     /// The whole weight as a tensor of its device.
     pub(super) fn dense(&self) -> Result<Tensor> {
         match &self.storage {
@@ -407,12 +482,12 @@ mod tests {
             let x = to_vec(&numbers(1, &[m, columns])).unwrap();
             let dy = to_vec(&numbers(2, &[m, rows])).unwrap();
             let (mut y, mut y_dense) = (vec![0.0; m * rows], vec![0.0; m * rows]);
-            weight.times_transposed(&x, m, &mut y);
-            dense.times_transposed(&x, m, &mut y_dense);
+            weight.times_transposed(&x, m, &mut y, &Products::alone());
+            dense.times_transposed(&x, m, &mut y_dense, &Products::alone());
             close(&y, &y_dense);
             let (mut dx, mut dx_dense) = (vec![0.0; m * columns], vec![0.0; m * columns]);
-            weight.times(&dy, m, &mut dx);
-            dense.times(&dy, m, &mut dx_dense);
+            weight.times(&dy, m, &mut dx, &Products::alone());
+            dense.times(&dy, m, &mut dx_dense, &Products::alone());
             close(&dx, &dx_dense);
             let by_hand: f32 = (0..rows).map(|i| dy[i] * plain[i * columns + 5]).sum();
             assert!((dx[5] - by_hand).abs() < 1e-3);

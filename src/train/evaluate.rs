@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::checkpoint::BestEval;
+use super::shrink::{Work, watched};
 use super::trainer::{Flow, Trainer};
 use crate::data::{Record, collate};
 use crate::model::Active;
@@ -57,11 +58,21 @@ impl Trainer<'_> {
         let mut records: Vec<&Record> = data.eval.iter().collect();
         records.sort_by_key(|r| r.ids.len());
         let (mut sum, mut tokens) = (0.0, 0);
-        for batch in records.chunks(self.config.batch_size.max(1)) {
+        let mut rest = &records[..];
+        while !rest.is_empty() {
             self.attend()?;
-            let (loss, trained) = base.decoder.loss(&collate(batch), adapters)?;
-            sum += loss;
-            tokens += trained;
+            let (batch, after) = rest.split_at(rest.len().min(self.pieces.records));
+            let computed = watched(self.momentary_bytes(batch), || {
+                base.decoder.loss(&collate(batch), adapters)
+            });
+            match computed {
+                Ok((loss, trained)) => {
+                    sum += loss;
+                    tokens += trained;
+                    rest = after;
+                }
+                Err(e) => self.out_of_memory(e, batch.len(), Work::Eval)?,
+            }
         }
         Ok(sum / tokens as f64)
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::checkpoint;
 use super::preflight::adapter_format;
 use super::save::in_run;
+use super::shrink::admitted;
 use super::trainer::{Flow, Trainer};
 use crate::adapter::{self, ExportOptions, Written};
 use crate::config::ExportFormat;
@@ -68,7 +69,9 @@ impl Trainer<'_> {
                 let name = format!("{format_name}{suffix}");
                 let folder = self.folders.exports.join(&name);
                 let base = &self.base.description;
-                let written = export(&self.set, base, format, &folder)
+                // The adapter as bytes, and again in the format's own layout.
+                let needed = 4 * 4 * self.set.parameter_count();
+                let written = admitted(needed, || export(&self.set, base, format, &folder))
                     .with_context(|| format!("the export {} was not written", folder.display()))?;
                 self.reporter.emit(EventKind::Export {
                     step: self.progress.step,

@@ -17,6 +17,7 @@ mod samples;
 mod save;
 pub mod schedule;
 mod setup;
+mod shrink;
 mod stage;
 mod trainer;
 

@@ -10,9 +10,11 @@ use std::time::Instant;
 use anyhow::Context;
 
 use super::checkpoint;
+use super::shrink::{Work, is_out_of_memory, watched};
 use super::trainer::{Flow, Trainer};
+use crate::config::OnOom;
 use crate::generate::{SamplingOptions, encode_prompt, generate};
-use crate::model::Active;
+use crate::model::{self, Active};
 use crate::protocol::{EventKind, Level, PhaseName, SampleText};
 
 /// Long enough to see what was learnt, short enough not to hold up the run.
@@ -41,24 +43,26 @@ impl Trainer<'_> {
             let base_text = match self.base_texts.get(prompt) {
                 Some(text) => text.clone(),
                 None => {
-                    let text = self.answer(prompt, false)?;
+                    let Some(text) = self.answer(prompt, false)? else {
+                        continue;
+                    };
                     self.base_texts.insert(prompt.clone(), text.clone());
                     text
                 }
             };
-            samples.push(if bare {
-                SampleText {
+            if bare {
+                samples.push(SampleText {
                     prompt: prompt.clone(),
                     text: base_text,
                     base_text: None,
-                }
-            } else {
-                SampleText {
+                });
+            } else if let Some(text) = self.answer(prompt, true)? {
+                samples.push(SampleText {
                     prompt: prompt.clone(),
-                    text: self.answer(prompt, true)?,
+                    text,
                     base_text: Some(base_text),
-                }
-            });
+                });
+            }
         }
         self.occupied = outer;
         self.write_samples(&samples);
@@ -71,7 +75,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    fn answer(&mut self, prompt: &str, with_adapter: bool) -> Flow<String> {
+    /// `None`: memory ran out, which was told. A sample is not worth a pause, unless `on_oom` wants it.
+    fn answer(&mut self, prompt: &str, with_adapter: bool) -> Flow<Option<String>> {
         let (base, set) = (Rc::clone(&self.base), self.set.clone());
         let active = [Active {
             set: &set,
@@ -80,20 +85,36 @@ impl Trainer<'_> {
         let adapters = if with_adapter { &active[..] } else { &[] };
         let template = self.config.chat_template.as_deref();
         let ids = encode_prompt(&base.tokenizer, template, prompt, false)?;
-        let mut attended = Ok(());
-        let text = generate(
-            &base.decoder,
-            &base.tokenizer,
-            adapters,
-            &ids,
-            &SamplingOptions::greedy(MAX_TOKENS),
-            &mut |_| {
-                attended = self.attend();
-                attended.is_ok()
-            },
-        );
-        attended?;
-        Ok(text?)
+        let momentary = model::momentary_bytes(base.decoder.config(), ids.len() as u64);
+        loop {
+            let mut attended = Ok(());
+            let text = watched(momentary, || {
+                generate(
+                    &base.decoder,
+                    &base.tokenizer,
+                    adapters,
+                    &ids,
+                    &SamplingOptions::greedy(MAX_TOKENS),
+                    &mut |_| {
+                        attended = self.attend();
+                        attended.is_ok()
+                    },
+                )
+            });
+            attended?;
+            match text {
+                Ok(text) => return Ok(Some(text)),
+                Err(e) if is_out_of_memory(&e) && self.config.on_oom == OnOom::Shrink => {
+                    let text = format!(
+                        "a sample was left out, as memory ran out ({e:#}): sample shorter prompts, \
+                         or free memory and sample again"
+                    );
+                    self.message(Level::Warning, text);
+                    return Ok(None);
+                }
+                Err(e) => self.out_of_memory(e, 1, Work::Sample)?,
+            }
+        }
     }
 
     /// Adds to `samples/step-000100.md`. A copy for people: the event log has them all, so a failure

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::checkpoint::{self, STATE_VERSION, State};
 use super::export::portable_name;
 use super::plan;
+use super::shrink::{admitted, is_out_of_memory};
 use super::trainer::{Flow, Trainer};
 use crate::config;
 use crate::protocol::{CheckpointReason, EventKind, Level, PhaseName};
@@ -25,8 +26,12 @@ impl Trainer<'_> {
     }
 
     pub fn pause_for_save(&mut self, error: &anyhow::Error) -> Flow<()> {
+        let how = match is_out_of_memory(error) {
+            true => "free some memory or raise its limit",
+            false => "free some space or mend the folder",
+        };
         self.pause_for(&format!(
-            "{error:#}; what was saved before is untouched: free some space or mend the folder, then resume to try again"
+            "{error:#}; what was saved before is untouched: {how}, then resume to try again"
         ))
     }
 
@@ -54,14 +59,18 @@ impl Trainer<'_> {
         }
         let left = self.stage.enter(PhaseName::Saving, "checkpoint");
         let clock = Instant::now();
-        let written = checkpoint::write(
-            &self.folders.checkpoints,
-            &self.set,
-            &self.optimizer,
-            &self.state(),
-            &portable_name(&self.base.description.name),
-            &mut || self.reporter.sync(),
-        );
+        // Adapter and moments as bytes, then each file read back for its checksum.
+        let bytes = 6 * 4 * self.set.parameter_count();
+        let written = admitted(bytes, || {
+            checkpoint::write(
+                &self.folders.checkpoints,
+                &self.set,
+                &self.optimizer,
+                &self.state(),
+                &portable_name(&self.base.description.name),
+                &mut || self.reporter.sync(),
+            )
+        });
         if let Ok(written) = &written {
             self.saved_at = Some(self.progress.step);
             self.last_save = Instant::now();
@@ -115,6 +124,7 @@ impl Trainer<'_> {
             best_eval: progress.best_eval,
             evaluated_at: progress.evaluated_at,
             sampled_at: progress.sampled_at,
+            pieces: self.pieces_to_keep(),
             data: self.fingerprint.clone(),
             config: config::to_yaml(&self.config),
             files: Default::default(),

@@ -11,10 +11,11 @@ use super::optimizer::{AdamW, Rates, Values, clip};
 use super::plan::{self, Plan};
 use super::schedule::factor;
 use super::setup::Setup;
+use super::shrink::Pieces;
 use super::stage::Stage;
 use super::{Folders, Outcome, Reporter};
-use crate::config::RunConfig;
-use crate::data::{Batches, Cursor, Dataset, collate};
+use crate::config::{OnOom, RunConfig};
+use crate::data::{Batches, Cursor, Dataset};
 use crate::model::{Base, DropoutKey, LoraSet};
 use crate::protocol::{CheckpointReason, EventKind, Level, Message, Num, PhaseName, StepMetrics};
 
@@ -65,7 +66,9 @@ pub(super) struct Trainer<'a> {
     pub set: LoraSet,
     pub optimizer: AdamW,
     pub progress: Progress,
-    recompute: bool,
+    /// How micro-batches are computed: as configured, or smaller after memory ran out.
+    pub pieces: Pieces,
+    pub configured_pieces: Pieces,
 
     /// Step of the newest checkpoint, and when it was written.
     pub saved_at: Option<u64>,
@@ -87,6 +90,15 @@ impl<'a> Trainer<'a> {
         stage: &'a Stage<'a>,
         inbox: &'a mut Inbox,
     ) -> Self {
+        let configured_pieces = Pieces {
+            records: config.batch_size.max(1),
+            recompute: setup.recompute,
+        };
+        let kept = setup.state.as_ref().and_then(|s| s.pieces);
+        let pieces = match config.on_oom {
+            OnOom::Shrink => kept.unwrap_or(configured_pieces),
+            OnOom::Pause | OnOom::Stop => configured_pieces,
+        };
         let progress = setup.state.map_or_else(Progress::default, |s| Progress {
             step: s.step,
             cursor: s.cursor,
@@ -112,7 +124,8 @@ impl<'a> Trainer<'a> {
             set: setup.set,
             optimizer: setup.optimizer,
             progress,
-            recompute: setup.recompute,
+            pieces,
+            configured_pieces,
             last_save: Instant::now(),
             base_texts: HashMap::new(),
             paused: false,
@@ -126,6 +139,7 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         self.stage.enter(PhaseName::Training, "");
         self.attend()?;
+        self.tell_pieces();
         loop {
             // What is due between two steps. After a resume, what was due and not yet done.
             if self.eval_is_due() {
@@ -154,22 +168,19 @@ impl<'a> Trainer<'a> {
             for (i, (indices, after)) in micro_batches.into_iter().enumerate() {
                 self.attend()?;
                 let clock = Instant::now();
-                let records: Vec<_> = indices.iter().map(|&r| &self.data.train[r]).collect();
                 let dropout = (self.config.lora_dropout > 0.0).then_some(DropoutKey {
                     seed: self.config.seed,
                     step,
                     micro_batch: i as u32,
+                    tokens_before: 0,
                 });
-                let pass = self.base.decoder.loss_and_gradients(
-                    &collate(&records),
-                    &self.set,
-                    dropout,
-                    self.recompute,
-                )?;
-                gradients.add(&pass.gradients)?;
-                loss_sum += pass.loss_sum;
-                trained += pass.trained_tokens;
-                tokens += records.iter().map(|r| r.ids.len() as u64).sum::<u64>();
+                let sums = self.micro_batch(&indices, dropout, &mut gradients)?;
+                loss_sum += sums.loss;
+                trained += sums.trained_tokens;
+                tokens += indices
+                    .iter()
+                    .map(|&r| self.data.train[r].ids.len() as u64)
+                    .sum::<u64>();
                 cursor = after;
                 seconds += clock.elapsed().as_secs_f64();
             }

@@ -1,11 +1,12 @@
 """Writes the reference numbers that the Rust tests are held against (transformers + PEFT, f32, CPU).
 
     python tests/tools/make_fixtures.py                 # all of tests/fixtures
-    python tests/tools/make_fixtures.py --only llama    # llama, adamw20, schedules, gguf or tokenizers
+    python tests/tools/make_fixtures.py --only llama    # llama, families, adamw20, schedules, gguf or tokenizers
 
-Deterministic: tiny random LLaMAs from a fixed seed, one thread. What lies in each folder:
+Deterministic: tiny random models from a fixed seed, one thread. What lies in each folder:
 
-llama_<case>/  config.json, model*.safetensors   the base
+llama_<case>/, families/<case>/
+               config.json, model*.safetensors   the base
                adapter/                          a PEFT adapter with random A and B
                batch.json                        input_ids, labels (-100: masked or padding), attention_mask
                expected.safetensors              logits [B,T,V], loss [], hidden.0 (embeddings), hidden.i (after block i),
@@ -36,7 +37,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast,
                           get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup)
 from transformers.utils import logging
 
@@ -60,6 +61,30 @@ CASES: dict[str, dict] = {
 }
 
 
+# The other families of the LLaMA kind, and what of LLaMA the cases above lack. The longest row has 28 tokens: windows and
+# original contexts are shorter, so that they matter.
+SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=128, rms_norm_eps=1e-5, tie_word_embeddings=True, bos_token_id=0, eos_token_id=2, pad_token_id=0)
+LINEAR = dict(target_modules="all-linear")
+FAMILIES: dict[str, dict] = {
+    "llama_bias": dict(type="llama", config=dict(attention_bias=True, mlp_bias=True), lora=LINEAR),
+    "llama_dynamic": dict(type="llama", config=dict(), rope=dict(rope_type="dynamic", factor=4.0), lora=LINEAR),
+    "mistral": dict(type="mistral", config=dict(sliding_window=8), lora=LINEAR),
+    "mistral_no_window": dict(type="mistral", config=dict(sliding_window=None, head_dim=16, tie_word_embeddings=False), lora=dict(target_modules=QKVO)),
+    "qwen2": dict(type="qwen2", config=dict(), lora=LINEAR),
+    "qwen2_window": dict(type="qwen2", config=dict(use_sliding_window=True, sliding_window=6, max_window_layers=1), lora=dict(target_modules=QKVO)),
+    "qwen3": dict(type="qwen3", config=dict(head_dim=12), theta=1e6, lora=LINEAR),
+    "qwen3_yarn": dict(type="qwen3", config=dict(head_dim=16), rope=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16), lora=dict(target_modules=QKVO)),
+    "phi3": dict(type="phi3", config=dict(sliding_window=9, tie_word_embeddings=False), lora=LINEAR),
+    # Rows longer than the original context: the long factors hold.
+    "phi3_longrope": dict(type="phi3", config=dict(num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=16, partial_rotary_factor=0.75),
+                          rope=dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.2, 1.5, 2.0, 3.0], long_factor=[1.5, 2.0, 3.0, 4.0, 6.0, 8.0]),
+                          lora=dict(target_modules=["qkv_proj", "o_proj"])),
+    "smollm3": dict(type="smollm3", config=dict(num_hidden_layers=3, no_rope_layer_interval=2), lora=LINEAR),
+    "smollm3_window": dict(type="smollm3", config=dict(no_rope_layers=[0, 1], use_sliding_window=True, sliding_window=5, attention_bias=True), lora=dict(target_modules=QKVO)),
+}
+
+
 def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -76,14 +101,26 @@ def tiny_llama(seed: int, theta: float = 10000.0, rope: dict | None = None, **ch
     torch.manual_seed(seed)
     parameters = {"rope_type": "default", "rope_theta": theta} | (rope or {})
     config = LlamaConfig(**(TINY | changes), rope_parameters=parameters, attn_implementation="eager")
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.normal_(1.0, 0.2) if "norm" in name else p.normal_(0.0, 0.2 if "embed" in name or "lm_head" in name else 0.12)
+    return randomise(LlamaForCausalLM(config))
+
+
+@torch.no_grad()
+def randomise(model: PreTrainedModel) -> PreTrainedModel:
+    for name, p in model.eval().named_parameters():
+        p.normal_(1.0, 0.2) if "norm" in name else p.normal_(0.0, 0.2 if "embed" in name or "lm_head" in name else 0.12)
     return model
 
 
-def save_base(model: LlamaForCausalLM, folder: Path, dtype: torch.dtype, shard: str, classic: bool) -> LlamaForCausalLM:
+def small_model(seed: int, case: dict, **changes: object) -> PreTrainedModel:
+    """A random model of one of FAMILIES."""
+    torch.manual_seed(seed)
+    parameters = {"rope_type": "default", "rope_theta": case.get("theta", 10000.0)} | case.get("rope", {})
+    config = AutoConfig.for_model(case["type"], **(SMALL | case["config"] | changes), rope_parameters=parameters)
+    config._attn_implementation = "eager"
+    return randomise(AutoModelForCausalLM.from_config(config))
+
+
+def save_base(model: PreTrainedModel, folder: Path, dtype: torch.dtype, shard: str = "5GB", classic: bool = False) -> PreTrainedModel:
     """Saves in dtype and reads back in f32, so that the file's numbers are the reference's numbers."""
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -141,36 +178,47 @@ def make_llama(out: Path) -> None:
         folder = fresh(out / f"llama_{name}")
         model = tiny_llama(seed, case.get("theta", 10000.0), case.get("rope"), **case["config"])
         base = save_base(model, folder, case["dtype"], case.get("shard", "5GB"), case.get("classic", False))
-        batch = random_batch(np.random.default_rng(seed), [28, 13, 22], VOCAB)
-        write_json(folder / "batch.json", batch)
-        ids, labels, mask = tensors(batch)
-        with torch.no_grad():
-            base_logits = base(input_ids=ids, attention_mask=mask).logits
-            total, count = sum_loss(base_logits, labels)
-            base_loss = total / count
-        torch.manual_seed(100 + seed)
-        model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **case["lora"])).eval()
-        with torch.no_grad():
-            for n, p in model.named_parameters():
-                if "lora_" in n:
-                    p.normal_(0.0, 0.15)
-        save_adapter(model, folder / "adapter", f"llama_{name}")
-        hidden: list[torch.Tensor] = []
-        layers = model.base_model.model.model
-        hooks = [m.register_forward_hook(lambda _m, _i, o: hidden.append(o[0] if isinstance(o, tuple) else o)) for m in [layers.embed_tokens, *layers.layers]]
-        logits = model(input_ids=ids, attention_mask=mask).logits
-        for hook in hooks:
-            hook.remove()
-        total, count = sum_loss(logits, labels)
-        loss = total / count
-        loss.backward()
-        reference = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        assert torch.allclose(loss, reference, rtol=1e-6), (loss, reference)
-        expected = {"logits": logits, "loss": loss, "base_loss": base_loss} | {f"hidden.{i}": h for i, h in enumerate(hidden)}
-        expected |= {f"grad.{key(n)}": p.grad for n, p in model.named_parameters() if p.grad is not None}
-        assert all("lora_" in n for n in expected if n.startswith("grad.")) and (logits - base_logits).abs().max() > 0.1
-        save_file({k: v.detach().contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
-        print(f"{folder.name}: loss {loss.item():.6f} over {count} tokens, {sum(k.startswith('grad.') for k in expected)} gradients")
+        write_case(folder, seed, base, case["lora"])
+
+
+def make_families(out: Path) -> None:
+    for seed, (name, case) in enumerate(FAMILIES.items(), 20):
+        folder = fresh(out / "families" / name)
+        write_case(folder, seed, save_base(small_model(seed, case), folder, torch.float16), case["lora"])
+
+
+def write_case(folder: Path, seed: int, base: PreTrainedModel, lora: dict) -> None:
+    """An adapter over a base, a batch, and what transformers and PEFT compute with them."""
+    batch = random_batch(np.random.default_rng(seed), [28, 13, 22], base.config.vocab_size)
+    write_json(folder / "batch.json", batch)
+    ids, labels, mask = tensors(batch)
+    with torch.no_grad():
+        base_logits = base(input_ids=ids, attention_mask=mask).logits
+        total, count = sum_loss(base_logits, labels)
+        base_loss = total / count
+    torch.manual_seed(100 + seed)
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **lora)).eval()
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            if "lora_" in n:
+                p.normal_(0.0, 0.15)
+    save_adapter(model, folder / "adapter", folder.name)
+    hidden: list[torch.Tensor] = []
+    layers = model.base_model.model.model
+    hooks = [m.register_forward_hook(lambda _m, _i, o: hidden.append(o[0] if isinstance(o, tuple) else o)) for m in [layers.embed_tokens, *layers.layers]]
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    for hook in hooks:
+        hook.remove()
+    total, count = sum_loss(logits, labels)
+    loss = total / count
+    loss.backward()
+    reference = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    assert torch.allclose(loss, reference, rtol=1e-6), (loss, reference)
+    expected = {"logits": logits, "loss": loss, "base_loss": base_loss} | {f"hidden.{i}": h for i, h in enumerate(hidden)}
+    expected |= {f"grad.{key(n)}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert all("lora_" in n for n in expected if n.startswith("grad.")) and (logits - base_logits).abs().max() > 0.1
+    save_file({k: v.detach().contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
+    print(f"{folder.name}: loss {loss.item():.6f} over {count} tokens, {sum(k.startswith('grad.') for k in expected)} gradients")
 
 
 def make_adamw(out: Path) -> None:
@@ -411,14 +459,14 @@ def make_gguf(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "tests/fixtures")
-    parser.add_argument("--only", choices=["llama", "adamw20", "schedules", "gguf", "tokenizers"])
+    parser.add_argument("--only", choices=["llama", "families", "adamw20", "schedules", "gguf", "tokenizers"])
     parser.add_argument("--smollm2", type=Path, default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    makers = {"llama": make_llama, "adamw20": make_adamw, "schedules": make_schedules, "gguf": make_gguf, "tokenizers": lambda out: make_tokenizers(out, args.smollm2)}
+    makers = {"llama": make_llama, "families": make_families, "adamw20": make_adamw, "schedules": make_schedules, "gguf": make_gguf, "tokenizers": lambda out: make_tokenizers(out, args.smollm2)}
     for name, make in makers.items():
         if args.only in (None, name):
             make(args.output)

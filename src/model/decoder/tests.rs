@@ -64,27 +64,33 @@ fn a_blocks_backward_leaves_gradients_of_its_adapters_and_its_input_and_of_nothi
         set: &set,
         strength: 1.0,
     }];
-    let terms = decoder.terms(&adapters, None, true).unwrap();
+    let terms = decoder.terms(&adapters, None).unwrap();
     let packed = Packed::trained(&batch()).unwrap();
     let pass = decoder.pass(&packed, 0).unwrap();
     let x = decoder.embed(&packed.ids).unwrap();
-    for wanted in [true, false] {
-        let x = leaf(&x, wanted).unwrap();
-        let y = decoder.blocks[1]
-            .forward(&x, &terms[1], &pass, None)
-            .unwrap();
-        let store = pull_gradients(&y, &y.ones_like().unwrap()).unwrap();
-        // The residual hands the input its gradient even when nobody asks for it.
-        assert_eq!(store.get_ids().count(), 1 + 2 * LINEARS.len());
-        assert!(store.get(&x).is_some());
-        for term in terms[1].iter().flatten() {
-            assert!(store.get(&term.a).is_some() && store.get(&term.b).is_some());
+    for (wanted, goal) in [
+        (true, Goal::Output),
+        (true, Goal::Replay),
+        (false, Goal::Output),
+    ] {
+        let tape = Tape::recording();
+        if wanted {
+            tape.want(&x);
         }
+        for term in terms[1].iter().flatten() {
+            tape.want(&term.a);
+            tape.want(&term.b);
+        }
+        let y = decoder.blocks[1]
+            .forward(&tape, &x, &terms[1], &pass, None, goal)
+            .unwrap();
+        let mut found = tape.pull(&y, x.ones_like().unwrap()).unwrap();
+        assert_eq!(found.take(&x).is_some(), wanted);
+        for term in terms[1].iter().flatten() {
+            assert!(found.take(&term.a).is_some() && found.take(&term.b).is_some());
+        }
+        assert_eq!(found.left(), 0);
     }
-    let y = decoder.blocks[1]
-        .forward(&x, &detached(&terms[1]), &pass, None)
-        .unwrap();
-    assert!(!y.track_op(), "a pass without gradients must keep no graph");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Cursor, Dataset, Record};
 use crate::protocol::Num;
+use crate::train::shrink::Pieces;
 
 /// Version of `state.json`.
 pub const STATE_VERSION: u32 = 1;
@@ -32,6 +33,9 @@ pub struct State {
     /// Steps of the newest eval and samples, so that none is made twice.
     pub evaluated_at: Option<u64>,
     pub sampled_at: Option<u64>,
+    /// In which pieces micro-batches are computed since memory ran out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<Pieces>,
     pub data: DataFingerprint,
     /// The config as YAML, with live changes.
     pub config: String,
