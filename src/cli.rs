@@ -67,6 +67,12 @@ pub struct LookArgs {
     /// The deck's language (default: the locale's, else English)
     #[arg(long, value_name = "en|zh", value_parser = ["en", "zh"])]
     pub lang: Option<String>,
+    /// Your own keys: a YAML file (default: loradeck/keymap.yaml in the config folder)
+    #[arg(long, value_name = "FILE")]
+    pub keymap: Option<PathBuf>,
+    /// Ring the terminal's bell at alerts and at the end
+    #[arg(long)]
+    pub bell: bool,
 }
 
 #[derive(Debug, Args)]

@@ -127,7 +127,7 @@ fn panes_scroll_within_what_they_have() {
     deck.keys(&"j".repeat(200));
     let end = deck.screen();
     assert!(end.contains("export_formats"));
-    deck.keys("k");
+    deck.keys(&"k".repeat(12));
     assert_ne!(
         deck.screen(),
         end,
@@ -137,6 +137,13 @@ fn panes_scroll_within_what_they_have() {
     assert!(deck.screen().contains("base_model"));
     deck.keys("G");
     assert_eq!(deck.screen(), end);
+    // A pane without a selection scrolls line by line.
+    let mut deck = Deck::training((80, 24));
+    deck.keys("6");
+    deck.keys(&"j".repeat(200));
+    let end = deck.screen();
+    deck.keys("k");
+    assert_ne!(deck.screen(), end);
 }
 
 #[test]
@@ -209,7 +216,7 @@ fn no_color_means_no_colour() {
         unicode: true,
     };
     let mut deck = Deck::running((120, 40), capabilities, &gpus(2));
-    for keys in ["", "Q", "<esc>?", "<esc>t", ":"] {
+    for keys in ["", "Q", "<esc>?", "<esc>t", "<enter>:"] {
         deck.keys(keys);
         let buf = deck.buffer();
         for cell in buf.content() {
@@ -226,15 +233,21 @@ fn no_color_means_no_colour() {
 }
 
 #[test]
-fn themes_change_with_t_and_say_their_name() {
+fn the_theme_under_the_cursor_shows_and_only_enter_keeps_it() {
     let mut deck = Deck::training((80, 24));
     let dark = deck.buffer();
     deck.keys("t");
     assert_eq!(deck.app.theme.name, "light");
-    assert!(deck.screen().contains("theme: light"));
     assert_ne!(deck.buffer()[(1, 0)].fg, dark[(1, 0)].fg);
-    deck.keys("tt");
+    deck.keys("j<esc>");
     assert_eq!(deck.app.theme.name, "dark");
+    deck.keys("tt<enter>");
+    assert_eq!(deck.app.theme.name, "high-contrast");
+    assert!(deck.screen().contains("theme: high-contrast"));
+    deck.keys("tkk<enter>");
+    assert_eq!(deck.app.theme.name, "light");
+    deck.keys("tkkk<enter>");
+    assert_eq!(deck.app.theme.name, "mono", "the list is a circle");
 }
 
 #[test]
@@ -344,7 +357,7 @@ fn a_theme_with_a_background_paints_every_cell() {
     let mut deck = Deck::running((120, 40), UNICODE, &gpus(1));
     let event = deck.story.message(Level::Info, "宽字符 wide 宽");
     deck.event(event);
-    deck.keys("tt");
+    deck.keys("tt<enter>");
     assert_eq!(deck.app.theme.name, "high-contrast");
     for keys in ["", "<enter>", "9", "Q"] {
         deck.keys(keys);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
-use loradeck::protocol::{PhaseName, Series};
+use loradeck::protocol::{Num, PhaseName, RunCurves};
 use loradeck::ui::home::app::{Action, Home, HomeLeave, Msg};
 use loradeck::ui::home::desk::*;
 use loradeck::ui::home::view;
@@ -249,16 +249,23 @@ fn suggestion() -> Suggestion {
 
 fn comparison() -> Comparison {
     let run = |name: &str, steps: u64, slope: f64| {
-        let mut loss = Series::default();
+        let mut curves = RunCurves {
+            run: name.into(),
+            phase: PhaseName::Done,
+            step: steps,
+            total_steps: steps,
+            evals: vec![(steps / 2, Num(0.4)), (steps, Num(0.2))],
+            ..RunCurves::default()
+        };
         for step in 1..=steps {
-            loss.push(step, 0.1 + slope / (1.0 + step as f64 / 20.0));
+            let loss = 0.1 + slope / (1.0 + step as f64 / 20.0);
+            curves.loss.push(step, loss);
+            curves.tokens.push(step, step as f64 * 500.0);
+            curves.seconds.push(step, step as f64 * 0.2);
         }
         ComparedRun {
             name: name.into(),
-            phase: PhaseName::Done,
-            loss,
-            last_step: steps,
-            total_steps: steps,
+            curves,
             last_loss: Some(0.1 + slope / (1.0 + steps as f64 / 20.0)),
             eval: Some(0.2),
             tokens_per_second: Some(4880.0),
@@ -358,7 +365,7 @@ fn two_runs_side_by_side() {
     let mut screen = Screen::new((120, 40), Lang::English);
     screen.send(Msg::Compared(Ok(comparison())));
     screen.keys("aL");
-    insta::assert_snapshot!("compare_share_log", screen.text());
+    insta::assert_snapshot!("compare_tokens_log", screen.text());
 }
 
 #[test]

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::home;
+use super::{deck_options, home};
 use crate::cli::AttachArgs;
 use crate::error::input_error;
 use crate::run::folder::{RunFolder, live_runner};
 use crate::run::link::{Place, SCHEME, SshAddress};
 use crate::run::status::find_run;
 use crate::ui::home::Open;
-use crate::ui::{self, DeckOptions, Leave};
+use crate::ui::{self, Leave};
 
 pub fn run(args: AttachArgs) -> Result<u8> {
     let place = match args.run {
@@ -27,12 +27,7 @@ pub fn run(args: AttachArgs) -> Result<u8> {
             "the deck needs a terminal; `loradeck status` prints where the run stands",
         ));
     }
-    let leave = ui::deck(DeckOptions {
-        place: place.clone(),
-        readonly: args.readonly,
-        theme: args.look.theme.clone(),
-        lang: args.look.lang.clone(),
-    })?;
+    let leave = ui::deck(deck_options(place.clone(), args.readonly, &args.look))?;
     if leave == Leave::Home {
         return home::open(PathBuf::from("output"), args.look, Open::Runs);
     }

@@ -19,7 +19,9 @@ pub mod train;
 
 use anyhow::Result;
 
-use crate::cli::{Cli, CommandLine};
+use crate::cli::{Cli, CommandLine, LookArgs};
+use crate::run::link::Place;
+use crate::ui::DeckOptions;
 
 /// Runs the chosen subcommand; the value is the process's exit code.
 ///
@@ -44,5 +46,17 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
         CommandLine::Bridge(args) => bridge::run(args),
+    }
+}
+
+/// What a deck is opened with.
+fn deck_options(place: Place, readonly: bool, look: &LookArgs) -> DeckOptions {
+    DeckOptions {
+        place,
+        readonly,
+        theme: look.theme.clone(),
+        lang: look.lang.clone(),
+        keymap: look.keymap.clone(),
+        bell: look.bell,
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::home;
+use super::{deck_options, home};
 use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
@@ -20,7 +20,7 @@ use crate::run::status::load_state;
 use crate::run::{headless, logind};
 use crate::train::train;
 use crate::ui::home::Open;
-use crate::ui::{self, DeckOptions, Leave};
+use crate::ui::{self, Leave};
 
 /// How long a runner may take to end after its last event.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -74,12 +74,11 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         say(&format!("`loradeck attach {path}` opens it"));
         return Ok(0);
     }
-    let leave = ui::deck(DeckOptions {
-        place: Place::Folder(folder.root().to_owned()),
-        readonly: false,
-        theme: args.look.theme.clone(),
-        lang: args.look.lang.clone(),
-    })?;
+    let leave = ui::deck(deck_options(
+        Place::Folder(folder.root().to_owned()),
+        false,
+        &args.look,
+    ))?;
     if leave == Leave::Home {
         return home::open(PathBuf::from("output"), args.look, Open::Runs);
     }

@@ -8,7 +8,9 @@ use super::kinds::{
     OTHER_SCHEDULERS, OTHER_TASKS, PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers,
     optional, show_device, show_optional, show_targets, shown_word, target_modules,
 };
-use super::values::{Fault, boolean, count, decimal, flow, number, quoted, texts, whole, word};
+use super::values::{
+    Fault, boolean, count, decimal, flow, number, quoted, text, texts, whole, word,
+};
 use super::{RunConfig, paths};
 
 /// When a change of a key acts on a run.
@@ -432,6 +434,15 @@ pub(super) const KEYS: &[Key] = &[
         export_formats,
         |v| flow(v.iter().map(|f| shown_word(FORMATS, f)))
     ),
+    key!(
+        notify_command,
+        Live,
+        "none",
+        "notify-send loradeck \"$LORADECK_MESSAGE\"",
+        "A shell command that is told of alerts and of the run's end: `$LORADECK_EVENT` (alert, done, failed, stopped), `$LORADECK_MESSAGE`, `$LORADECK_RUN`, `$LORADECK_RUN_DIR`",
+        |v| optional(v, "none", text),
+        |v| v.as_ref().map_or("none".into(), |c| quoted(c))
+    ),
 ];
 
 /// Keys that only image training knows; a text run refuses them.
@@ -471,10 +482,6 @@ pub(super) const UNBUILT: &[Unbuilt] = &[
     },
     Unbuilt {
         name: "packing",
-        image: false,
-    },
-    Unbuilt {
-        name: "notify_command",
         image: false,
     },
     Unbuilt {

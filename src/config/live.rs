@@ -4,9 +4,9 @@ use super::RunConfig;
 use super::keys::{self, Applies, KEYS};
 use super::load::{from_text, read, sentence, used_keys};
 use super::names::{Advice, advise};
-use super::rules::impossible;
+use super::rules::{impossible, text_defaults};
 use super::values::shown;
-use crate::protocol::ConfigChange;
+use crate::protocol::{ConfigChange, ConfigEntry};
 
 /// Restart keys that may change between a run and its resume: where the run lies and what computes
 /// it, not what is computed. (Recomputing activations gives the same numbers.)
@@ -69,6 +69,22 @@ pub(super) fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<Ru
         }
         None => Ok(changed),
     }
+}
+
+pub(super) fn check_value(
+    entries: &[ConfigEntry],
+    key: &str,
+    value: &str,
+) -> Result<String, String> {
+    let mut running = text_defaults();
+    for entry in entries {
+        if let Some(found) = keys::find(&entry.key) {
+            // A path of another machine is no fault here; combinations do not depend on paths.
+            let _ = read(found, &mut running, &from_text(&entry.value));
+        }
+    }
+    let changed = set_live(&running, key, value)?;
+    Ok(keys::find(key.trim()).map_or_else(String::new, |k| (k.show)(&changed)))
 }
 
 fn live_keys() -> String {

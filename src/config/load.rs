@@ -15,8 +15,18 @@ use crate::protocol::ConfigEntry;
 
 /// See [`super::load`].
 pub(super) fn load(path: &Path, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> {
+    let text = read::text_of(path).map_err(|p| vec![p])?;
+    load_text(path, &text, sets)
+}
+
+/// See [`super::load_text`].
+pub(super) fn load_text(
+    path: &Path,
+    text: &str,
+    sets: &[String],
+) -> Result<LoadedConfig, Vec<Problem>> {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let text = read::text_of(&path).map_err(|p| vec![p])?;
+    let text = text.to_owned();
     let (in_file, problems) = read::entries(&path, &text);
     let promised: Vec<&str> = keys::names()
         .filter(|name| problems.iter().any(|p| p.key == *name))

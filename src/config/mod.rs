@@ -75,6 +75,8 @@ pub struct RunConfig {
     /// Newest checkpoints kept; `None`: all.
     pub keep_checkpoints: Option<usize>,
     pub export_formats: Vec<ExportFormat>,
+    /// Told of alerts and of the run's end, by `sh -c`.
+    pub notify_command: Option<String>,
     /// Keys of image training, kept for `check`; no run uses them in this version.
     pub resolution: usize,
 }
@@ -220,6 +222,14 @@ pub fn load(path: &Path, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> 
     load::load(path, sets)
 }
 
+/// [`load`] for a text that is to become the file `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str, sets: &[String]) -> Result<LoadedConfig, Vec<Problem>> {
+    load::load_text(path, text, sets)
+}
+
 /// What differs between a run's config and an edited one, with when each change acts.
 pub fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {
     live::diff(running, edited)
@@ -236,6 +246,15 @@ pub fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
 /// A sentence: unknown key, bad value, or a key that needs a restart.
 pub fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<RunConfig, String> {
     live::set_live(running, key, value)
+}
+
+/// Checks a value typed for a live key against a run's listing; returns it as it would be listed.
+/// Whoever types may be on another machine than the run: paths are not looked at.
+///
+/// # Errors
+/// As [`set_live`].
+pub fn check_value(entries: &[ConfigEntry], key: &str, value: &str) -> Result<String, String> {
+    live::check_value(entries, key, value)
 }
 
 /// Changes that forbid resuming a run: keys of what is computed, which would make the run another

@@ -112,6 +112,7 @@ pub(super) fn text_defaults() -> RunConfig {
         save_steps: 100,
         keep_checkpoints: None,
         export_formats: vec![ExportFormat::Peft],
+        notify_command: None,
         resolution: 512,
     }
 }

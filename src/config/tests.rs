@@ -163,7 +163,8 @@ fn unusual(place: &Place) -> String {
              sequence_len: 99\ntrain_on_inputs: true\nchat_template: \"{{ messages[0].content }}\\n\"\n\
              skip_bad_records: true\non_oom: pause\neval_split: 12\neval_steps: 11\n\
              sample_prompts: [\"it's: a \\\"prompt\\\"\\nof two lines\", '- #x', '8']\n\
-             sample_steps: 13\nsave_steps: 17\nkeep_checkpoints: 2\nexport_formats: peft\n",
+             sample_steps: 13\nsave_steps: 17\nkeep_checkpoints: 2\nexport_formats: peft\n\
+             notify_command: \"echo $LORADECK_MESSAGE\"\n",
             &[],
         )
         .map(|loaded| to_yaml(&loaded.config))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Level, RecordPreview};
+use super::{ConfigChange, Event, Level, RecordPreview, RunCurves};
 
 /// Changes a run. Every command gets an `Ack` event that all decks see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ pub enum Command {
         key: String,
         value: String,
     },
+    /// Replaces the watched config file's text; an edit like any other.
+    WriteConfig {
+        text: String,
+    },
 }
 
 impl Command {
@@ -46,6 +50,7 @@ impl Command {
                 mode: StopMode::Discard,
             } => "stop (discard)".into(),
             Command::Set { key, value } => format!("set {key}={value}"),
+            Command::WriteConfig { .. } => "write config".into(),
         }
     }
 }
@@ -71,6 +76,12 @@ pub enum Query {
     RunnerLog { lines: usize },
     /// Text of the watched config file.
     ConfigFile,
+    /// What the run would make of this text in its config file.
+    CheckConfig { text: String },
+    /// Names of the runs that lie beside this one, newest first.
+    Runs,
+    /// The curves of one of them.
+    Curves { run: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +101,21 @@ pub enum Reply {
     ConfigFile {
         path: String,
         text: String,
+    },
+    /// Against the file as it is; `errors` are sentences, and then nothing would change.
+    ConfigCheck {
+        changes: Vec<ConfigChange>,
+        errors: Vec<String>,
+    },
+    Runs {
+        runs: Vec<String>,
+    },
+    Curves {
+        curves: Box<RunCurves>,
+    },
+    /// A command was carried out where no runner is alive.
+    Done {
+        message: String,
     },
     /// From a bridge: a runner was started again, and its socket answers.
     RunnerStarted,

@@ -3,24 +3,30 @@
 //! One JSON object per line, both on the control socket and (events only) in `events.*.jsonl`.
 //! This room knows nothing of training, terminals or files: it is plain data.
 
+mod alerts;
 mod command;
+mod curves;
 mod event;
+mod log;
 mod series;
 mod state;
 mod wire;
 
+pub use alerts::{ActiveAlert, Alert, Alerts, Remedy};
 pub use command::{Command, Query, Reply, StopMode};
+pub use curves::RunCurves;
 pub use event::{
     AdapterInfo, BaseInfo, CheckpointReason, ConfigChange, ConfigEntry, DataStatistics, Event,
     EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PhaseName,
     RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
+pub use log::{LogEntry, LogLine};
 pub use series::{Bucket, Series};
 pub use state::{
-    AckLine, CheckpointLine, ExportLine, LogLine, Marks, RunState, SampleLine, Throughput,
+    AckLine, CheckpointLine, ExportLine, GpuHistory, Marks, RunState, SampleLine, Throughput,
 };
 pub use wire::{ClientMessage, Num, ServerMessage};
 
 /// Version of the protocol. A deck and a runner of different versions still show each other's
 /// events, but the deck stays read-only.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

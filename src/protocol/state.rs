@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdapterInfo, BaseInfo, CheckpointReason, ConfigEntry, DataStatistics, Event, EventKind,
-    GpuReading, GpuStatus, HostReading, Level, Num, PhaseName, SampleText, Series, StepMetrics,
+    AdapterInfo, Alerts, BaseInfo, CheckpointReason, ConfigEntry, DataStatistics, Event, EventKind,
+    GpuStatus, HostReading, Level, LogEntry, LogLine, Num, PhaseName, SampleText, Series,
+    StepMetrics,
 };
 
 /// Lines of log, acks and samples kept for the panes; the event log has them all.
@@ -56,6 +57,9 @@ pub struct RunState {
     pub learning_rate: Series,
     pub grad_norm: Series,
     pub tokens_per_second: Series,
+    /// Tokens seen, and seconds spent on steps (evals and saves included, pauses not).
+    pub tokens: Series,
+    pub seconds: Series,
     /// Held-out losses by step.
     pub evals: Vec<(u64, Num)>,
     pub base_eval_loss: Option<Num>,
@@ -67,13 +71,13 @@ pub struct RunState {
 
     pub gpu: Option<GpuStatus>,
     pub host: Option<HostReading>,
-    /// Of the device in use, else the first: memory used, percent of utilisation.
-    pub gpu_history: VecDeque<(u64, u32)>,
+    pub gpu_history: Vec<GpuHistory>,
     /// Percent of all cores, resident bytes of the runner.
     pub host_history: VecDeque<(f32, u64)>,
 
     pub acks: VecDeque<AckLine>,
     pub log: VecDeque<LogLine>,
+    pub alerts: Alerts,
 }
 
 /// Steps at which something happened, for marks in the charts.
@@ -95,7 +99,8 @@ pub struct Throughput {
 }
 
 impl Throughput {
-    fn step(&mut self, time: f64, metrics: &StepMetrics) {
+    /// Takes a step in; returns its wall seconds.
+    fn step(&mut self, time: f64, metrics: &StepMetrics) -> f64 {
         let wall = (time - self.since).max(metrics.seconds);
         self.since = time;
         self.recent
@@ -103,6 +108,7 @@ impl Throughput {
         if self.recent.len() > THROUGHPUT_STEPS {
             self.recent.pop_front();
         }
+        wall
     }
 
     /// Tokens that are not padding, per second of computation.
@@ -157,12 +163,12 @@ pub struct AckLine {
     pub message: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LogLine {
-    pub time: f64,
-    pub step: u64,
-    pub level: Level,
-    pub text: String,
+/// What one GPU did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuHistory {
+    pub index: u32,
+    /// Memory used and percent of utilisation, the newest last.
+    pub readings: VecDeque<(u64, u32)>,
 }
 
 impl RunState {
@@ -199,7 +205,7 @@ impl RunState {
                 self.error = None;
                 self.throughput = Throughput::default();
                 self.enter(PhaseName::Loading, "", time);
-                self.log(time, Level::Info, format!("runner started, pid {pid}"));
+                self.log(time, Level::Info, LogEntry::Started { pid: *pid });
             }
             EventKind::Resumed {
                 step,
@@ -213,6 +219,8 @@ impl RunState {
                     &mut self.learning_rate,
                     &mut self.grad_norm,
                     &mut self.tokens_per_second,
+                    &mut self.tokens,
+                    &mut self.seconds,
                 ] {
                     series.truncate_after(*step);
                 }
@@ -239,8 +247,11 @@ impl RunState {
                         ..StepMetrics::default()
                     };
                 }
-                let text = format!("resumed after step {step} from {}", self.in_run(checkpoint));
-                self.log(time, Level::Info, text);
+                let entry = LogEntry::Resumed {
+                    step: *step,
+                    checkpoint: self.in_run(checkpoint),
+                };
+                self.log(time, Level::Info, entry);
             }
             EventKind::Phase {
                 phase,
@@ -253,7 +264,13 @@ impl RunState {
                 self.enter(*phase, detail, time);
                 if let Some(error) = error {
                     self.error = Some(error.clone());
-                    self.log(time, Level::Error, error.clone());
+                    self.log(
+                        time,
+                        Level::Error,
+                        LogEntry::Said {
+                            text: error.clone(),
+                        },
+                    );
                 }
             }
             EventKind::Model {
@@ -274,7 +291,10 @@ impl RunState {
                 self.steps_per_epoch = *steps_per_epoch;
             }
             EventKind::Step(metrics) => {
-                self.throughput.step(time, metrics);
+                let wall = self.throughput.step(time, metrics);
+                let spent = self.seconds.last().map_or(0.0, |s| s.1);
+                self.seconds.push(metrics.step, spent + wall);
+                self.tokens.push(metrics.step, metrics.total_tokens as f64);
                 self.loss.push(metrics.step, metrics.loss.0);
                 self.learning_rate.push(metrics.step, metrics.learning_rate);
                 self.grad_norm.push(metrics.step, metrics.grad_norm.0);
@@ -291,14 +311,12 @@ impl RunState {
                 ..
             } => {
                 self.marks.non_finite.push(*step);
-                self.log(
-                    time,
-                    Level::Warning,
-                    format!(
-                        "step {step} skipped: loss or gradient is not finite (loss {}, {in_a_row} in a row)",
-                        loss.0
-                    ),
-                );
+                let entry = LogEntry::Skipped {
+                    step: *step,
+                    loss: *loss,
+                    in_a_row: *in_a_row,
+                };
+                self.log(time, Level::Warning, entry);
             }
             EventKind::Eval {
                 step,
@@ -312,14 +330,12 @@ impl RunState {
                 if base_loss.is_some() {
                     self.base_eval_loss = *base_loss;
                 }
-                self.log(
-                    time,
-                    Level::Info,
-                    format!(
-                        "held-out loss {:.4} at step {step} ({seconds:.1} s)",
-                        loss.0
-                    ),
-                );
+                let entry = LogEntry::Evaluated {
+                    step: *step,
+                    loss: *loss,
+                    seconds: *seconds,
+                };
+                self.log(time, Level::Info, entry);
             }
             EventKind::Sample { step, samples, .. } => {
                 for sample in samples {
@@ -347,8 +363,10 @@ impl RunState {
                     bytes: *bytes,
                     reason: *reason,
                 });
-                let text = format!("checkpoint {}", self.in_run(path));
-                self.log(time, Level::Info, text);
+                let entry = LogEntry::Saved {
+                    checkpoint: self.in_run(path),
+                };
+                self.log(time, Level::Info, entry);
             }
             EventKind::CheckpointDeleted { path } => {
                 self.checkpoints.retain(|c| c.path != *path);
@@ -367,17 +385,28 @@ impl RunState {
                     path: path.clone(),
                     bytes: *bytes,
                 });
-                let text = format!("exported {format} to {}", self.in_run(path));
-                self.log(time, Level::Info, text);
+                let entry = LogEntry::Exported {
+                    format: format.clone(),
+                    path: self.in_run(path),
+                };
+                self.log(time, Level::Info, entry);
             }
             EventKind::Hardware { gpu, host } => {
-                if let GpuStatus::Present { gpus } = gpu
-                    && let Some(g) = main_gpu(gpus)
-                {
-                    self.gpu_history
-                        .push_back((g.memory_used, g.utilization.unwrap_or(0)));
-                    if self.gpu_history.len() > HARDWARE_HISTORY {
-                        self.gpu_history.pop_front();
+                if let GpuStatus::Present { gpus } = gpu {
+                    for g in gpus {
+                        let known = self.gpu_history.iter().position(|h| h.index == g.index);
+                        let at = known.unwrap_or_else(|| {
+                            self.gpu_history.push(GpuHistory {
+                                index: g.index,
+                                ..GpuHistory::default()
+                            });
+                            self.gpu_history.len() - 1
+                        });
+                        let readings = &mut self.gpu_history[at].readings;
+                        readings.push_back((g.memory_used, g.utilization.unwrap_or(0)));
+                        if readings.len() > HARDWARE_HISTORY {
+                            readings.pop_front();
+                        }
                     }
                 }
                 self.host_history.push_back((host.cpu, host.memory_run));
@@ -399,24 +428,24 @@ impl RunState {
                         entry.value = change.new.clone();
                         entry.source = source.clone();
                     }
-                    self.log(
-                        time,
-                        Level::Info,
-                        format!(
-                            "{source}: {} {} -> {} ({})",
-                            change.key, change.old, change.new, change.applies
-                        ),
-                    );
+                    let entry = LogEntry::Changed {
+                        source: source.clone(),
+                        key: change.key.clone(),
+                        old: change.old.clone(),
+                        new: change.new.clone(),
+                        applies: change.applies.clone(),
+                    };
+                    self.log(time, Level::Info, entry);
                 }
                 if changes.iter().any(|c| c.applies != "restart") {
                     self.marks.config_changes.push(self.last.step);
                 }
                 for error in errors {
-                    self.log(
-                        time,
-                        Level::Warning,
-                        format!("{source}: {error} (the old values stay)"),
-                    );
+                    let entry = LogEntry::Broken {
+                        source: source.clone(),
+                        error: error.clone(),
+                    };
+                    self.log(time, Level::Warning, entry);
                 }
             }
             EventKind::Ack {
@@ -438,15 +467,28 @@ impl RunState {
                     self.acks.pop_front();
                 }
                 let level = if *ok { Level::Info } else { Level::Warning };
-                self.log(time, level, format!("{command}: {message} ({sender})"));
+                let entry = LogEntry::Answered {
+                    sender: sender.clone(),
+                    command: command.clone(),
+                    message: message.clone(),
+                };
+                self.log(time, level, entry);
             }
-            EventKind::Message(message) => self.log(time, message.level, message.text.clone()),
+            EventKind::Message(message) => {
+                let entry = LogEntry::Said {
+                    text: message.text.clone(),
+                };
+                self.log(time, message.level, entry);
+            }
             EventKind::Finished { step, .. } => {
                 self.enter(PhaseName::Done, "", time);
                 // A `max_steps` set below the step in progress ends the run after that step.
                 self.total_steps = *step;
-                self.log(time, Level::Info, format!("finished after {step} steps"));
+                self.log(time, Level::Info, LogEntry::Finished { steps: *step });
             }
+        }
+        for alert in self.alerts.apply(event) {
+            self.log(time, Level::Warning, LogEntry::Alert { alert });
         }
     }
 
@@ -465,12 +507,12 @@ impl RunState {
         self.phase_detail = detail.to_owned();
     }
 
-    fn log(&mut self, time: f64, level: Level, text: String) {
+    fn log(&mut self, time: f64, level: Level, entry: LogEntry) {
         self.log.push_back(LogLine {
             time,
             step: self.last.step,
             level,
-            text,
+            entry,
         });
         if self.log.len() > LOG_LINES {
             self.log.pop_front();
@@ -478,9 +520,10 @@ impl RunState {
     }
 
     /// A path as seen from the run's folder: the log's lines are narrow.
-    fn in_run<'p>(&self, path: &'p str) -> &'p str {
+    fn in_run(&self, path: &str) -> String {
         path.strip_prefix(&self.run_dir)
             .map_or(path, |rest| rest.trim_start_matches('/'))
+            .to_owned()
     }
 
     /// Last held-out loss.
@@ -496,9 +539,4 @@ impl RunState {
         let left = self.total_steps.checked_sub(self.last.step)?;
         Some(self.throughput.seconds_per_step()? * left as f64)
     }
-}
-
-/// The device in use, else the first.
-fn main_gpu(gpus: &[GpuReading]) -> Option<&GpuReading> {
-    gpus.iter().find(|g| g.in_use).or_else(|| gpus.first())
 }

@@ -212,7 +212,7 @@ impl Lines {
                 } => changes.len() + errors.len(),
                 _ => 1,
             })
-            .map(|l| l.text.clone())
+            .map(|l| l.entry.to_string())
             .collect::<Vec<_>>()
             .into_iter()
             .rev()

@@ -8,7 +8,8 @@
 //! - `store`: answers to queries, from the folder
 //! - [`link`], `client`: the other end, for decks and for `status` and `send`
 //! - [`bridge`]: a link over stdin and stdout, for a deck on another machine
-//! - `watch`, `sampler`, `tensorboard`, `headless`, `provenance`, `signals`: tasks of a runner
+//! - `watch`, `sampler`, `tensorboard`, `notify`, `headless`, `provenance`, `signals`: tasks of a
+//!   runner
 //! - [`runner`], [`start`], [`resume`]: the process, starting it, and what it starts from
 //! - [`queue`]: runs one after another
 //! - [`status`]: where a run stands
@@ -24,6 +25,7 @@ mod hub;
 pub mod link;
 mod log;
 pub mod logind;
+mod notify;
 mod outbox;
 mod provenance;
 pub mod queue;

@@ -26,7 +26,7 @@ use super::log::{EventLog, SEGMENT_BYTES};
 use super::server::{PROGRAM, Server};
 use super::start::{FirstWord, Request};
 use super::store::Store;
-use super::{eviction, headless, provenance, sampler, signals, tensorboard, watch};
+use super::{eviction, headless, notify, provenance, sampler, signals, tensorboard, watch};
 
 /// Deep graphs are dropped recursively.
 const TRAINER_STACK: usize = 64 << 20;
@@ -185,6 +185,8 @@ fn set_up(seat: &Seat, request: Request, loaded: LoadedConfig, place: Place) -> 
         listeners.push(headless::start(&hub)?);
     }
     listeners.push(tensorboard::start(&hub, &folder)?);
+    let notify_command = loaded.config.notify_command.clone();
+    listeners.push(notify::start(&hub, &folder, notify_command)?);
 
     let config = config::to_yaml(&loaded.config);
     write_atomically(&folder.config(), config.as_bytes())?;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::protocol::{ClientMessage, Reply, ServerMessage, VERSION};
+use crate::protocol::{ClientMessage, Command, EventKind, Reply, ServerMessage, VERSION};
+use crate::train::Reporter;
 
 use super::control::Gate;
 use super::hub::{Hub, Member};
@@ -232,7 +233,7 @@ impl Server {
                 }
                 (ClientMessage::Command { id, command }, Some(hello)) => {
                     if hello.version == VERSION {
-                        self.gate.command(id, &hello.sender, command);
+                        self.obey(id, &hello.sender, command);
                     } else {
                         let text = format!(
                             "this runner speaks protocol {VERSION} and the sender {}: it may watch only",
@@ -253,6 +254,23 @@ impl Server {
                 }
             }
         }
+    }
+}
+
+impl Server {
+    /// The config file is this process's to write; everything else is the trainer's.
+    fn obey(&self, id: u64, sender: &str, command: Command) {
+        let Command::WriteConfig { text } = &command else {
+            return self.gate.command(id, sender, command);
+        };
+        let written = self.store.write_config(text);
+        self.hub.emit(EventKind::Ack {
+            id,
+            sender: sender.to_owned(),
+            command: command.word(),
+            ok: written.is_ok(),
+            message: written.unwrap_or_else(|e| format!("{e:#}")),
+        });
     }
 }
 

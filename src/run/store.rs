@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -14,10 +14,11 @@ use anyhow::{Context, Result, anyhow};
 use crate::config;
 use crate::data::{self, Dataset};
 use crate::model::{self, Tokenizer};
-use crate::protocol::{Level, Query, Reply};
+use crate::protocol::{Level, Query, Reply, RunCurves};
 
-use super::folder::{RunFolder, RunInfo};
+use super::folder::{RunFolder, RunInfo, write_atomically};
 use super::segments::{for_each_line, parse_event};
+use super::status::{load_state, runs_under};
 
 /// Most events of one reply, whatever its query's limit.
 pub const EVENTS_LIMIT: usize = 10_000;
@@ -95,6 +96,9 @@ impl Store {
                 last_lines(&self.folder.runner_log(), lines).map(|lines| Reply::RunnerLog { lines })
             }
             Query::ConfigFile => self.config_file(),
+            Query::CheckConfig { text } => self.check_config(&text),
+            Query::Runs => self.runs(),
+            Query::Curves { run } => self.curves(&run),
         };
         answer.give(reply.unwrap_or_else(|e| refusal(format!("{e:#}"))));
     }
@@ -112,16 +116,89 @@ impl Store {
         Ok(Reply::Events { events })
     }
 
-    fn config_file(&self) -> Result<Reply> {
-        let path = RunInfo::read(&self.folder)
+    /// The watched config file, or the run's own copy where that is gone.
+    fn config_path(&self) -> PathBuf {
+        RunInfo::read(&self.folder)
             .map(|info| info.config_path)
             .filter(|path| path.is_file())
-            .unwrap_or_else(|| self.folder.config());
+            .unwrap_or_else(|| self.folder.config())
+    }
+
+    fn config_file(&self) -> Result<Reply> {
+        let path = self.config_path();
         let text = fs::read_to_string(&path)
             .with_context(|| format!("cannot read the config file {}", path.display()))?;
         Ok(Reply::ConfigFile {
             path: path.display().to_string(),
             text,
+        })
+    }
+
+    fn check_config(&self, text: &str) -> Result<Reply> {
+        let path = self.config_path();
+        let sets = RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets);
+        let edited = match config::load_text(&path, text, &sets) {
+            Ok(edited) => edited,
+            Err(problems) => {
+                return Ok(Reply::ConfigCheck {
+                    changes: Vec::new(),
+                    errors: problems.iter().map(ToString::to_string).collect(),
+                });
+            }
+        };
+        // A file that is broken now is compared by what the run began with.
+        let running = config::load(&path, &sets)
+            .or_else(|_| config::load(&self.folder.config(), &[]))
+            .map_err(|_| anyhow!("neither {} nor the run's copy is right", path.display()))?;
+        Ok(Reply::ConfigCheck {
+            changes: config::diff(&running.config, &edited.config),
+            errors: Vec::new(),
+        })
+    }
+
+    /// Replaces the watched config file; a sentence that says so.
+    ///
+    /// # Errors
+    /// The text is no right config (the file stays as it is), or cannot be written.
+    pub fn write_config(&self, text: &str) -> Result<String> {
+        let path = self.config_path();
+        let sets = RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets);
+        config::load_text(&path, text, &sets).map_err(|problems| {
+            let first = problems.first().map_or_else(String::new, |p| p.to_string());
+            anyhow!("the file stays as it is: {first}")
+        })?;
+        // Through a link the file itself is replaced.
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        write_atomically(&path, text.as_bytes())?;
+        Ok(format!("{} is written", path.display()))
+    }
+
+    fn runs(&self) -> Result<Reply> {
+        let root = fs::canonicalize(self.folder.root())?;
+        let runs = match root.parent() {
+            Some(parent) => runs_under(parent)?,
+            None => Vec::new(),
+        };
+        Ok(Reply::Runs {
+            runs: runs
+                .into_iter()
+                .filter_map(|(folder, _)| Some(folder.root().file_name()?.to_str()?.to_owned()))
+                .collect(),
+        })
+    }
+
+    fn curves(&self, run: &str) -> Result<Reply> {
+        // A name, never a way out of the folder.
+        let plain = !run.is_empty() && run != ".." && !run.contains('/');
+        let root = fs::canonicalize(self.folder.root())?;
+        let folder = root
+            .parent()
+            .filter(|_| plain)
+            .map(|parent| RunFolder::new(parent.join(run)))
+            .filter(RunFolder::has_run)
+            .ok_or_else(|| anyhow!("there is no run called {run} beside this one"))?;
+        Ok(Reply::Curves {
+            curves: Box::new(RunCurves::of(&load_state(&folder)?)),
         })
     }
 

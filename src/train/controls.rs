@@ -163,6 +163,10 @@ impl Trainer<'_> {
                 self.ack_result(&asked, set.map_err(anyhow::Error::msg));
                 Ok(())
             }
+            Command::WriteConfig { .. } => {
+                self.ack(&asked, false, "the runner writes the config file");
+                Ok(())
+            }
         }
     }
 

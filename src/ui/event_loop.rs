@@ -11,7 +11,7 @@ use super::draw_times::DrawTimes;
 use super::pace::{Pace, Urgency};
 use super::screen::Screen;
 use super::terminal::{Guard, was_restored};
-use super::view;
+use super::{editor, view, yank};
 use crate::protocol::{Command, EventKind, Query};
 use crate::run::link::{Link, Update};
 
@@ -57,7 +57,12 @@ fn urgency(message: &Msg) -> Urgency {
             _ => Urgency::News,
         },
         Msg::Update(Update::Dropped(_)) | Msg::Tick => Urgency::Data,
-        Msg::Update(_) | Msg::Sent { .. } | Msg::Asked { .. } => Urgency::News,
+        Msg::Update(_)
+        | Msg::Sent { .. }
+        | Msg::Asked { .. }
+        | Msg::Edited(_)
+        | Msg::Yanked(_)
+        | Msg::Themes(_) => Urgency::News,
     }
 }
 
@@ -113,7 +118,7 @@ pub fn run<W: Write>(
             changed = changed.max(Some(urgency));
             let actions = app.update(now(), message);
             for action in actions {
-                match act(app, action, remote, guard, screen) {
+                match act(app, action, messages, remote, guard, screen) {
                     Ok(false) => {}
                     Ok(true) | Err(_) => return Ok(()),
                 }
@@ -133,6 +138,7 @@ pub fn run<W: Write>(
 fn act<W: Write>(
     app: &mut App,
     action: Action,
+    messages: &Receiver<Msg>,
     remote: &impl Remote,
     guard: &Guard,
     screen: &mut Screen<W>,
@@ -149,6 +155,35 @@ fn act<W: Write>(
         }
         Action::StartRunner => {
             remote.start_runner();
+        }
+        Action::Edit { name, text } => {
+            guard.release();
+            let (edited, ended) = editor::edit(app, &name, &text, messages);
+            guard.retake()?;
+            if app.mouse {
+                guard.mouse(true)?;
+            }
+            if let Ok(size) = crossterm::terminal::size() {
+                app.size = size;
+            }
+            screen.forget();
+            if ended {
+                return Ok(true);
+            }
+            for action in app.update(now(), Msg::Edited(edited)) {
+                if act(app, action, messages, remote, guard, screen)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Action::Yank(text) => {
+            let tmux = std::env::var_os("TMUX").is_some_and(|v| !v.is_empty());
+            let copied = yank::copy(&text, tmux, screen.out());
+            app.update(now(), Msg::Yanked(copied));
+        }
+        Action::Bell => {
+            screen.out().write_all(b"\x07")?;
+            screen.out().flush()?;
         }
         Action::Mouse(on) => guard.mouse(on)?,
         Action::Redraw => screen.forget(),

@@ -1,4 +1,7 @@
-//! The one table of keys: dispatch, help, hints and palette all read it.
+//! The one table of keys: dispatch, help, hints and palette all read it. A person's own keys
+//! replace its keys, action by action.
+
+mod file;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -12,6 +15,7 @@ pub enum Act {
     Checkpoint,
     Export,
     Sample,
+    SamplePrompt,
     Eval,
     Detach,
     Runs,
@@ -36,6 +40,17 @@ pub enum Act {
     LogScale,
     CrosshairLeft,
     CrosshairRight,
+    PanLeft,
+    PanRight,
+    Smoother,
+    Rougher,
+    Compare,
+    Align,
+    EditValue,
+    EditFile,
+    Remedy,
+    Yank,
+    Bell,
     Help,
     Palette,
     Theme,
@@ -75,7 +90,7 @@ pub struct Binding {
     pub act: Act,
     pub keys: &'static [Key],
     pub group: Group,
-    /// Stable name, for the palette and for keymaps to come.
+    /// Stable name, for the palette and for keymaps.
     pub name: &'static str,
     pub help: Text,
     /// A word for the hints at the bottom; empty: none.
@@ -111,6 +126,7 @@ impl Key {
                 KeyCode::BackTab => "Shift-Tab".into(),
                 KeyCode::PageUp => "PgUp".into(),
                 KeyCode::PageDown => "PgDn".into(),
+                KeyCode::F(n) => format!("F{n}"),
                 code => format!("{code:?}"),
             },
         }
@@ -145,8 +161,12 @@ pub static TABLE: &[Binding] = &[
     binding(Checkpoint, &[Char('c')], Group::Run, "checkpoint", Lang::help_checkpoint, Lang::hint_checkpoint),
     binding(Export, &[Char('e')], Group::Run, "export", Lang::help_export, Lang::hint_export),
     binding(Sample, &[Char('s')], Group::Run, "sample", Lang::help_sample, Lang::hint_sample),
+    binding(SamplePrompt, &[Char('S')], Group::Run, "sample-prompt", Lang::help_sample_prompt, Lang::no_hint),
     binding(Eval, &[Char('E')], Group::Run, "eval", Lang::help_eval, Lang::hint_eval),
     binding(Stop, &[Char('Q')], Group::Run, "stop", Lang::help_stop, Lang::hint_stop),
+    binding(EditValue, &[Char('i')], Group::Run, "edit-value", Lang::help_edit_value, Lang::hint_edit_value),
+    binding(EditFile, &[Char('o')], Group::Run, "edit-file", Lang::help_edit_file, Lang::no_hint),
+    binding(Remedy, &[Char('a')], Group::Run, "remedy", Lang::help_remedy, Lang::no_hint),
     binding(Detach, &[Char('q'), Ctrl('c')], Group::Run, "detach", Lang::help_detach, Lang::hint_detach),
     binding(Runs, &[Char('r')], Group::Run, "runs", Lang::help_runs, Lang::no_hint),
     binding(NextPane, &[Code(KeyCode::Tab)], Group::Move, "next-pane", Lang::help_next_pane, Lang::no_hint),
@@ -177,26 +197,63 @@ pub static TABLE: &[Binding] = &[
     binding(LogScale, &[Char('L')], Group::Chart, "log-scale", Lang::help_log_scale, Lang::no_hint),
     binding(CrosshairLeft, &[Char('[')], Group::Chart, "crosshair-left", Lang::help_crosshair_left, Lang::no_hint),
     binding(CrosshairRight, &[Char(']')], Group::Chart, "crosshair-right", Lang::help_crosshair_right, Lang::no_hint),
+    binding(PanLeft, &[Char('<')], Group::Chart, "pan-left", Lang::help_pan_left, Lang::no_hint),
+    binding(PanRight, &[Char('>')], Group::Chart, "pan-right", Lang::help_pan_right, Lang::no_hint),
+    binding(Rougher, &[Char('{')], Group::Chart, "less-smooth", Lang::help_rougher, Lang::no_hint),
+    binding(Smoother, &[Char('}')], Group::Chart, "smoother", Lang::help_smoother, Lang::no_hint),
+    binding(Compare, &[Char('v')], Group::Chart, "compare", Lang::help_compare, Lang::no_hint),
+    binding(Align, &[Char('x')], Group::Chart, "align", Lang::help_align, Lang::no_hint),
     binding(Help, &[Char('?'), Code(KeyCode::F(1))], Group::Deck, "help", Lang::help_help, Lang::hint_help),
     binding(Palette, &[Char(':')], Group::Deck, "palette", Lang::help_palette, Lang::hint_palette),
     binding(Theme, &[Char('t')], Group::Deck, "theme", Lang::help_theme, Lang::hint_theme),
     binding(Mouse, &[Char('m')], Group::Deck, "mouse", Lang::help_mouse, Lang::hint_mouse),
+    binding(Yank, &[Char('y')], Group::Deck, "yank", Lang::help_yank, Lang::no_hint),
+    binding(Bell, &[Char('B')], Group::Deck, "bell", Lang::help_bell, Lang::no_hint),
     binding(Redraw, &[Ctrl('l')], Group::Deck, "redraw", Lang::help_redraw, Lang::no_hint),
     binding(Suspend, &[Ctrl('z')], Group::Deck, "suspend", Lang::help_suspend, Lang::no_hint),
 ];
 
-/// What a key means, if anything.
-pub fn lookup(event: &KeyEvent) -> Option<Act> {
-    TABLE
-        .iter()
-        .find(|b| b.keys.iter().any(|k| k.matches(event)))
-        .map(|b| b.act)
+/// The keys in use: the table's own, or a person's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keymap {
+    /// In the order of [`TABLE`].
+    keys: Vec<Vec<Key>>,
 }
 
-/// Keys of an action as one label: `Up k`.
-pub fn label(binding: &Binding) -> String {
-    let labels: Vec<_> = binding.keys.iter().map(|k| k.label()).collect();
-    labels.join(" ")
+impl Default for Keymap {
+    fn default() -> Self {
+        Keymap {
+            keys: TABLE.iter().map(|b| b.keys.to_vec()).collect(),
+        }
+    }
+}
+
+impl Keymap {
+    /// What a key means, if anything.
+    pub fn lookup(&self, event: &KeyEvent) -> Option<Act> {
+        TABLE
+            .iter()
+            .zip(&self.keys)
+            .find(|(_, keys)| keys.iter().any(|k| k.matches(event)))
+            .map(|(b, _)| b.act)
+    }
+
+    /// The keys of an action of the table.
+    pub fn keys(&self, act: Act) -> &[Key] {
+        let at = TABLE.iter().position(|b| b.act == act);
+        at.map_or(&[], |at| &self.keys[at])
+    }
+
+    /// Keys of an action as one label, `Up k`; empty when it has none.
+    pub fn label(&self, act: Act) -> String {
+        let labels: Vec<_> = self.keys(act).iter().map(|k| k.label()).collect();
+        labels.join(" ")
+    }
+
+    /// The first of them: for a hint.
+    pub fn first(&self, act: Act) -> Option<String> {
+        self.keys(act).first().map(|k| k.label())
+    }
 }
 
 /// Bindings whose name or help contains the letters of `query` in order, best first.
@@ -208,7 +265,10 @@ pub fn search(query: &str, lang: Lang) -> Vec<&'static Binding> {
         .filter_map(|(i, b)| {
             let name = score(query, b.name).map(|s| s + 100);
             // A help is too long to be searched letter by letter.
-            let help = (b.help)(lang).contains(&query.to_lowercase()).then_some(0);
+            let help = (b.help)(lang)
+                .to_lowercase()
+                .contains(&query.to_lowercase())
+                .then_some(0);
             let best = name.max(help)?;
             Some((std::cmp::Reverse(best), i, b))
         })
@@ -265,18 +325,19 @@ mod tests {
         for pane in Pane::ALL {
             let c = char::from_digit(pane.number() as u32, 10).unwrap();
             let key = KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE);
-            assert_eq!(lookup(&key), Some(Show(pane)));
+            assert_eq!(Keymap::default().lookup(&key), Some(Show(pane)));
         }
     }
 
     #[test]
     fn capitals_arrive_with_shift_and_ctrl_is_not_the_letter() {
         let shift_q = KeyEvent::new(KeyCode::Char('Q'), KeyModifiers::SHIFT);
-        assert_eq!(lookup(&shift_q), Some(Stop));
+        let keymap = Keymap::default();
+        assert_eq!(keymap.lookup(&shift_q), Some(Stop));
         let ctrl_p = KeyEvent::new(KeyCode::Char('p'), KeyModifiers::CONTROL);
-        assert_eq!(lookup(&ctrl_p), None);
+        assert_eq!(keymap.lookup(&ctrl_p), None);
         let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(lookup(&ctrl_c), Some(Detach));
+        assert_eq!(keymap.lookup(&ctrl_c), Some(Detach));
     }
 
     #[test]

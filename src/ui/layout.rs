@@ -126,6 +126,8 @@ impl Slot {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrangement {
     pub header: Rect,
+    /// Where an alert shows, while there is one.
+    pub alert: Option<Rect>,
     pub slots: Vec<Slot>,
     pub footer: Rect,
 }
@@ -145,8 +147,13 @@ impl Arrangement {
 }
 
 /// Lays out the screen; `None` when it is too small. `recent` lists panes, the one with the focus
-/// first: of panes that share a place the most recent shows.
-pub fn arrange(size: (u16, u16), recent: &[Pane], maximised: bool) -> Option<Arrangement> {
+/// first: of panes that share a place the most recent shows. An alert has a row of its own.
+pub fn arrange(
+    size: (u16, u16),
+    recent: &[Pane],
+    maximised: bool,
+    alert: bool,
+) -> Option<Arrangement> {
     let (columns, rows) = size;
     if columns < SMALLEST.0 || rows < SMALLEST.1 {
         return None;
@@ -158,7 +165,11 @@ pub fn arrange(size: (u16, u16), recent: &[Pane], maximised: bool) -> Option<Arr
     };
     let header = Rect::new(0, 0, columns, header_rows);
     let footer = Rect::new(0, rows - 1, columns, 1);
-    let body = Rect::new(0, header_rows, columns, rows - header_rows - 1);
+    // The largest header leaves its last row blank.
+    let alert_row = if header_rows == 4 { 3 } else { header_rows };
+    let alert = alert.then(|| Rect::new(0, alert_row, columns, 1));
+    let top = header_rows.max(alert.map_or(0, |a| a.bottom()));
+    let body = Rect::new(0, top, columns, rows - top - 1);
     let focus = recent.first().copied().unwrap_or(Pane::Loss);
 
     let mut slots = Vec::new();
@@ -225,6 +236,7 @@ pub fn arrange(size: (u16, u16), recent: &[Pane], maximised: bool) -> Option<Arr
     }
     Some(Arrangement {
         header,
+        alert,
         slots,
         footer,
     })
@@ -307,11 +319,13 @@ mod tests {
     fn every_size_is_covered_without_gap_or_overlap() {
         for columns in SMALLEST.0..=300 {
             for rows in SMALLEST.1..=100 {
-                for maximised in [false, true] {
-                    let a = arrange((columns, rows), &[Pane::Log], maximised).unwrap();
+                for (maximised, alert) in [(false, false), (true, false), (false, true)] {
+                    let a = arrange((columns, rows), &[Pane::Log], maximised, alert).unwrap();
+                    let alert = a.alert.filter(|r| r.y >= a.header.bottom());
                     let cells: u32 = a.slots.iter().map(|s| s.area.area()).sum::<u32>()
                         + a.header.area()
-                        + a.footer.area();
+                        + a.footer.area()
+                        + alert.map_or(0, Rect::area);
                     assert_eq!(cells, u32::from(columns) * u32::from(rows));
                     for slot in &a.slots {
                         assert!(slot.area.height >= 3, "{columns}x{rows}: {slot:?}");
@@ -320,14 +334,14 @@ mod tests {
                 }
             }
         }
-        assert!(arrange((39, 12), &[], false).is_none());
+        assert!(arrange((39, 12), &[], false, false).is_none());
     }
 
     #[test]
     fn every_pane_can_be_shown_at_every_size() {
         for size in [(40, 12), (80, 24), (120, 40), (200, 60), (300, 100)] {
             for pane in Pane::ALL {
-                let a = arrange(size, &[pane], false).unwrap();
+                let a = arrange(size, &[pane], false, false).unwrap();
                 assert!(a.slot_of(pane).is_some(), "{pane:?} at {size:?}");
                 let slot = a.slot_of(pane).unwrap();
                 let (_, x, label) = slot.tabs(Lang::English).pop().unwrap();
@@ -338,7 +352,7 @@ mod tests {
 
     #[test]
     fn focus_moves_to_the_pane_that_lies_that_way() {
-        let a = arrange((200, 60), &[Pane::Loss], false).unwrap();
+        let a = arrange((200, 60), &[Pane::Loss], false, false).unwrap();
         assert_eq!(neighbour(&a, Pane::Loss, (0, 1)), Some(Pane::Rate));
         assert_eq!(neighbour(&a, Pane::Gpu, (1, 0)), Some(Pane::Host));
         assert_eq!(neighbour(&a, Pane::Log, (-1, 0)), Some(Pane::Samples));

@@ -2,6 +2,7 @@
 //!
 //! - [`app`]: what the deck knows, and `update`, its only way to change
 //! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
+//! - [`line`], [`diff`], [`yank`]: a line being typed, texts compared, the clipboard
 //! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
 //! - [`home`]: the screen before a run's deck
 //! - [`lang`]: every text of the interface, in every language
@@ -11,13 +12,16 @@
 
 pub mod app;
 pub mod chart;
+pub mod diff;
 mod draw_times;
+mod editor;
 pub mod encode;
 pub mod event_loop;
 pub mod home;
 pub mod keymap;
 pub mod lang;
 pub mod layout;
+pub mod line;
 pub mod overlays;
 pub mod pace;
 pub mod panes;
@@ -27,14 +31,16 @@ pub mod terminal;
 pub mod text;
 pub mod theme;
 pub mod view;
+pub mod yank;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
 use anyhow::{Context, Result};
 
-use self::app::{App, Msg};
+use self::app::{App, Msg, Setup};
+use self::keymap::Keymap;
 use self::lang::Lang;
 use self::screen::Screen;
 use self::terminal::{Guard, Tty, Watchers};
@@ -55,6 +61,10 @@ pub struct DeckOptions {
     pub theme: Option<String>,
     /// The interface's language as asked for; else the locale's.
     pub lang: Option<String>,
+    /// A person's own keys; else `loradeck/keymap.yaml` in the config folder.
+    pub keymap: Option<PathBuf>,
+    /// Whether alerts ring.
+    pub bell: bool,
 }
 
 /// Why the deck was left.
@@ -91,11 +101,10 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
             "the deck needs a terminal; without one, `loradeck status RUN` prints where a run stands",
         ));
     }
-    let themes = Catalogue::open(
-        Capabilities::detect(),
-        &theme_folders(),
-        theme_wanted(options.theme.as_deref()),
-    );
+    let (capabilities, folders) = (Capabilities::detect(), theme_folders());
+    let wanted = theme_wanted(options.theme.as_deref()).map(str::to_owned);
+    let themes = Catalogue::open(capabilities, &folders, wanted.as_deref());
+    let (keymap, problems) = read_keymap(options.keymap.as_deref());
     let (messages, received) = sync_channel(WAITING);
     let updates = messages.clone();
     let link = Link::open_place(&options.place, move |update| {
@@ -103,15 +112,18 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         let _ = updates.send(Msg::Update(update));
     })?;
     let size = crossterm::terminal::size().context("cannot read the terminal's size")?;
-    let mut app = App::new(
-        size,
-        event_loop::now(),
+    let setup = Setup {
         themes,
-        link.sender(),
-        options.readonly,
-        Lang::detect(options.lang.as_deref()),
-    );
+        keymap,
+        problems,
+        sender: link.sender().to_owned(),
+        readonly: options.readonly,
+        lang: Lang::detect(options.lang.as_deref()),
+        bell: options.bell,
+    };
+    let mut app = App::new(size, event_loop::now(), setup);
     let guard = Guard::enter().context("cannot set up the terminal")?;
+    let themes_to = messages.clone();
     let watchers = Watchers::start(move |tty| {
         let message = match tty {
             Tty::Input(input) => Msg::Input(input),
@@ -121,6 +133,9 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         messages.send(message).is_ok()
     })
     .context("cannot watch the terminal")?;
+    watchers
+        .watch_themes(themes_to, capabilities, folders, wanted)
+        .context("cannot watch the themes")?;
     let mut screen = Screen::new(io::stdout());
     let left = event_loop::run(&mut app, &received, &link, &guard, &mut screen);
     // Whoever waits to send must not wait for ever.
@@ -146,13 +161,36 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
 
 /// Where theme files lie: beside the working directory, then in the user's config folder.
 fn theme_folders() -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::from("themes")];
+    folders.extend(config_folder().map(|c| c.join("themes")));
+    folders
+}
+
+/// `$XDG_CONFIG_HOME/loradeck`, or `~/.config/loradeck`.
+fn config_folder() -> Option<PathBuf> {
     let config = std::env::var_os("XDG_CONFIG_HOME")
         .filter(|v| !v.is_empty())
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-    let mut folders = vec![PathBuf::from("themes")];
-    folders.extend(config.map(|c| c.join("loradeck/themes")));
-    folders
+    config.map(|c| c.join("loradeck"))
+}
+
+/// The keys of the file that was asked for, or of the one in the config folder, with what is wrong
+/// with it.
+fn read_keymap(asked: Option<&Path>) -> (Keymap, Vec<String>) {
+    let usual = config_folder()
+        .map(|c| c.join("keymap.yaml"))
+        .filter(|p| p.is_file());
+    let Some(path) = asked.map(Path::to_owned).or(usual) else {
+        return (Keymap::default(), Vec::new());
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Keymap::parse(&path, &text),
+        Err(e) => {
+            let problem = format!("cannot read the keymap {}: {e}", path.display());
+            (Keymap::default(), vec![problem])
+        }
+    }
 }
 
 /// The theme asked for, else the one for the terminal's own background.

@@ -1,5 +1,7 @@
 //! What is drawn over the panes: help, palette, dialogs, toasts, and the row of hints below.
 
+mod pick;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Modifier;
@@ -7,7 +9,8 @@ use ratatui::text::{Line, Span};
 
 use super::app::{App, Overlay, STOP_CHOICES};
 use super::keymap::{self, Act, Binding, Group, TABLE};
-use super::lang::Lang;
+use super::layout::Pane;
+use super::line::LineEdit;
 use super::panes::draw_lines;
 use super::text::{self, pad, truncate, width, wrap};
 use super::theme::{Role, Theme};
@@ -18,8 +21,23 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     match &app.overlay {
         None | Some(Overlay::Filter { .. }) => {}
         Some(Overlay::Help { scroll }) => help(app, theme, *scroll, area, buf),
-        Some(Overlay::Palette { query, selected }) => {
-            palette(app, theme, query, *selected, area, buf)
+        Some(Overlay::Palette { line, selected }) => {
+            palette(app, theme, line, *selected, area, buf)
+        }
+        Some(Overlay::Prompt { line }) => pick::prompt(app, theme, line, area, buf),
+        Some(Overlay::Edit { key, line, error }) => {
+            pick::edit(app, theme, key, line, error.as_deref(), area, buf);
+        }
+        Some(Overlay::Themes { .. }) => pick::themes(app, theme, area, buf),
+        Some(Overlay::Runs { selected }) => pick::runs(app, theme, *selected, area, buf),
+        Some(Overlay::Changes {
+            text,
+            changes,
+            errors,
+            scroll,
+        }) => {
+            let asked = text.is_some();
+            pick::changes(app, theme, asked, changes, errors, *scroll, area, buf);
         }
         Some(Overlay::Stop { selected }) => stop(app, theme, *selected, area, buf),
         Some(Overlay::StartRunner) => start_runner(app, theme, area, buf),
@@ -80,10 +98,11 @@ fn blank(theme: &Theme, area: Rect, buf: &mut Buffer) {
 }
 
 /// The help's lines: the key table, and what the marks mean.
-fn help_lines(lang: Lang, theme: &Theme) -> Vec<Line<'static>> {
+fn help_lines(app: &App, theme: &Theme) -> Vec<Line<'static>> {
+    let lang = app.lang;
     let keys = TABLE
         .iter()
-        .map(|b| width(&keymap::label(b)))
+        .map(|b| width(&app.keymap.label(b.act)))
         .max()
         .unwrap_or(0);
     let mut lines = Vec::new();
@@ -94,7 +113,10 @@ fn help_lines(lang: Lang, theme: &Theme) -> Vec<Line<'static>> {
         lines.push(Line::styled(group.title(lang), theme[Role::Accent]));
         for binding in TABLE.iter().filter(|b| b.group == group) {
             lines.push(Line::from(vec![
-                Span::styled(pad(&keymap::label(binding), keys + 2), theme[Role::Key]),
+                Span::styled(
+                    pad(&app.keymap.label(binding.act), keys + 2),
+                    theme[Role::Key],
+                ),
                 Span::styled((binding.help)(lang), theme[Role::Text]),
             ]));
         }
@@ -106,6 +128,7 @@ fn help_lines(lang: Lang, theme: &Theme) -> Vec<Line<'static>> {
         (g.checkpoint, Role::Good, lang.mark_checkpoint()),
         (g.non_finite, Role::Error, lang.mark_non_finite()),
         (g.pause, Role::Warning, lang.mark_pause()),
+        (g.sample, Role::Key, lang.mark_sample()),
         (g.config_change, Role::Accent, lang.mark_config_change()),
         (g.resume, Role::Accent, lang.mark_resume()),
     ] {
@@ -124,13 +147,13 @@ fn help_rows(rows: u16) -> usize {
 
 /// Lines of the help that do not fit on the screen.
 pub fn help_overflow(app: &App) -> usize {
-    help_lines(app.lang, &app.theme)
+    help_lines(app, &app.theme)
         .len()
         .saturating_sub(help_rows(app.size.1))
 }
 
 fn help(app: &App, theme: &Theme, scroll: usize, area: Rect, buf: &mut Buffer) {
-    let lines = help_lines(app.lang, theme);
+    let lines = help_lines(app, theme);
     let rows = help_rows(area.height).min(lines.len());
     let columns = lines.iter().map(Line::width).max().unwrap_or(0) as u16;
     let more = lines.len().saturating_sub(scroll + rows);
@@ -142,19 +165,20 @@ fn help(app: &App, theme: &Theme, scroll: usize, area: Rect, buf: &mut Buffer) {
     draw_lines(&lines, scroll, inner, buf);
 }
 
-fn palette(app: &App, theme: &Theme, query: &str, selected: usize, area: Rect, buf: &mut Buffer) {
+fn palette(
+    app: &App,
+    theme: &Theme,
+    query: &LineEdit,
+    selected: usize,
+    area: Rect,
+    buf: &mut Buffer,
+) {
     let lang = app.lang;
-    let found = keymap::search(query, lang);
+    let found = keymap::search(query.text(), lang);
     let rows = 14.min(area.height.saturating_sub(5)).max(3);
     let inner = popup(theme, lang.actions_title(), (60, rows + 1), area, buf);
     let columns = usize::from(inner.width);
-    let g = theme.glyphs;
-    let shown = text::truncate_start(query, columns.saturating_sub(4), g.ellipsis);
-    let line = Line::from(vec![
-        Span::styled(": ", theme[Role::Key]),
-        Span::styled(shown, theme[Role::Text]),
-        Span::styled(g.cursor, theme[Role::Accent]),
-    ]);
+    let line = typed(theme, ": ", query, columns);
     buf.set_line(inner.x, inner.y, &line, inner.width);
     let list = Rect {
         y: inner.y + 1,
@@ -173,13 +197,13 @@ fn palette(app: &App, theme: &Theme, query: &str, selected: usize, area: Rect, b
         .take(usize::from(list.height))
         .enumerate()
     {
-        let line = palette_line(lang, theme, binding, i == selected, columns);
+        let line = palette_line(app, theme, binding, i == selected, columns);
         buf.set_line(list.x, list.y + row as u16, &line, list.width);
     }
 }
 
 fn palette_line(
-    lang: Lang,
+    app: &App,
     theme: &Theme,
     binding: &Binding,
     selected: bool,
@@ -187,9 +211,12 @@ fn palette_line(
 ) -> Line<'static> {
     const NAMES: usize = 17;
     let ellipsis = theme.glyphs.ellipsis;
-    let keys = keymap::label(binding);
+    let keys = app.keymap.label(binding.act);
     let helps = columns.saturating_sub(NAMES + width(&keys) + 1);
-    let help = pad(&truncate((binding.help)(lang), helps, ellipsis), helps + 1);
+    let help = pad(
+        &truncate((binding.help)(app.lang), helps, ellipsis),
+        helps + 1,
+    );
     let name = pad(binding.name, NAMES);
     if selected {
         return Line::styled(format!("{name}{help}{keys}"), theme[Role::Selection]);
@@ -321,15 +348,25 @@ pub(super) fn toast_boxes(theme: &Theme, toasts: &[(&str, bool)], area: Rect, bu
     }
 }
 
+/// A line being typed: what it is for, the text, and the cursor in it.
+fn typed(theme: &Theme, head: &str, line: &LineEdit, columns: usize) -> Line<'static> {
+    let (before, after) = line.view(columns.saturating_sub(width(head)));
+    Line::from(vec![
+        Span::styled(head.to_owned(), theme[Role::Key]),
+        Span::styled(before, theme[Role::Text]),
+        Span::styled(theme.glyphs.cursor, theme[Role::Accent]),
+        Span::styled(after, theme[Role::Text]),
+    ])
+}
+
 /// The row at the bottom: hints, or the filter being typed.
 pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    if let Some(Overlay::Filter { pane, .. }) = &app.overlay {
-        let line = Line::from(vec![
-            Span::styled(format!("{} /", pane.title(app.lang)), theme[Role::Key]),
-            Span::styled(app.view.filter(*pane).to_owned(), theme[Role::Text]),
-            Span::styled(theme.glyphs.cursor, theme[Role::Accent]),
-            Span::styled(format!("   {}", app.lang.filter_hint()), theme[Role::Muted]),
-        ]);
+    if let Some(Overlay::Filter { pane, line, .. }) = &app.overlay {
+        let head = format!("{} /", pane.title(app.lang));
+        let hint = format!("   {}", app.lang.filter_hint());
+        let columns = usize::from(area.width).saturating_sub(4 + width(&hint));
+        let mut line = typed(theme, &head, line, columns.max(width(&head) + 8));
+        line.push_span(Span::styled(hint, theme[Role::Muted]));
         buf.set_line(area.x + 1, area.y, &line, area.width.saturating_sub(2));
         return;
     }
@@ -341,8 +378,11 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let mut end = area.right().saturating_sub(1);
     for binding in fixed.into_iter().rev() {
         let word = (binding.hint)(app.lang);
-        end = end.saturating_sub(hint_width(binding, word));
-        hint(theme, binding, word, end, area.y, buf);
+        let Some(key) = app.keymap.first(binding.act) else {
+            continue;
+        };
+        end = end.saturating_sub(hint_width(&key, word));
+        hint(theme, &key, word, end, area.y, buf);
         end = end.saturating_sub(2);
     }
     let mut x = area.x + 1;
@@ -352,12 +392,18 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         if binding.group == Group::Run && !steered && !starts {
             continue;
         }
+        if binding.act == Act::EditValue && app.focus() != Pane::Config {
+            continue;
+        }
+        let Some(key) = app.keymap.first(binding.act) else {
+            continue;
+        };
         let word = word(app, binding);
-        let columns = hint_width(binding, word);
+        let columns = hint_width(&key, word);
         if x + columns > end {
             break;
         }
-        hint(theme, binding, word, x, area.y, buf);
+        hint(theme, &key, word, x, area.y, buf);
         x += columns + 2;
     }
 }
@@ -372,12 +418,11 @@ fn word(app: &App, binding: &Binding) -> &'static str {
     }
 }
 
-fn hint_width(binding: &Binding, word: &str) -> u16 {
-    (width(&binding.keys[0].label()) + 1 + width(word)) as u16
+fn hint_width(key: &str, word: &str) -> u16 {
+    (width(key) + 1 + width(word)) as u16
 }
 
-fn hint(theme: &Theme, binding: &Binding, word: &str, x: u16, y: u16, buf: &mut Buffer) {
-    let key = binding.keys[0].label();
-    buf.set_string(x, y, &key, theme[Role::Key]);
-    buf.set_string(x + width(&key) as u16 + 1, y, word, theme[Role::Muted]);
+fn hint(theme: &Theme, key: &str, word: &str, x: u16, y: u16, buf: &mut Buffer) {
+    buf.set_string(x, y, key, theme[Role::Key]);
+    buf.set_string(x + width(key) as u16 + 1, y, word, theme[Role::Muted]);
 }

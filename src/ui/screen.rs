@@ -25,6 +25,11 @@ impl<W: Write> Screen<W> {
         Screen { out, shown: None }
     }
 
+    /// For what is no part of a frame and moves no cursor: a bell, the clipboard.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
     /// Makes the next frame draw everything.
     pub fn forget(&mut self) {
         self.shown = None;

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use crossterm::event::{
@@ -14,8 +17,13 @@ use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{cursor, event, execute, terminal};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::app::Msg;
+use super::theme::{Capabilities, Catalogue, fingerprint};
+
 /// Whether the terminal is taken over: restoring twice would disturb what was printed since.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Whether somebody else has the terminal.
+static HELD: AtomicBool = AtomicBool::new(false);
 
 /// The terminal, taken over. Dropping it gives it back.
 #[derive(Debug)]
@@ -51,6 +59,14 @@ impl Guard {
         take()
     }
 
+    /// Gives the terminal away until [`Guard::retake`]: no key is read, and Ctrl-C is for whoever
+    /// has it.
+    pub fn release(&self) {
+        HELD.store(true, Ordering::SeqCst);
+        stop_reading();
+        restore();
+    }
+
     /// Takes the terminal again after someone else may have set it.
     ///
     /// # Errors
@@ -58,20 +74,10 @@ impl Guard {
     pub fn retake(&self) -> io::Result<()> {
         // crossterm believes that it still is raw.
         let _ = terminal::disable_raw_mode();
-        take()
-    }
-
-    /// Gives the terminal to another program, an editor say, and takes it again after.
-    ///
-    /// # Errors
-    /// The program's own; or the terminal cannot be set again.
-    pub fn lend(&self, program: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        stop_reading();
-        restore();
-        let result = program();
-        let taken = take();
+        take()?;
+        HELD.store(false, Ordering::SeqCst);
         MAY_READ.store(true, Ordering::SeqCst);
-        taken.and(result)
+        Ok(())
     }
 
     /// Switches mouse reports.
@@ -169,10 +175,14 @@ fn tell(tty: Tty) {
 
 /// Reports of keys, a lost terminal and signals, until this is dropped.
 #[derive(Debug)]
-pub struct Watchers(());
+pub struct Watchers {
+    /// Ends the watch on the themes.
+    stop: Arc<AtomicBool>,
+}
 
 impl Drop for Watchers {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         stop_reading();
         *SINK.lock().unwrap_or_else(|e| e.into_inner()) = None;
     }
@@ -201,8 +211,11 @@ impl Watchers {
         static STARTED: AtomicBool = AtomicBool::new(false);
         *SINK.lock().unwrap_or_else(|e| e.into_inner()) = Some(Box::new(sink));
         MAY_READ.store(true, Ordering::SeqCst);
+        let watchers = Watchers {
+            stop: Arc::new(AtomicBool::new(false)),
+        };
         if STARTED.swap(true, Ordering::SeqCst) {
-            return Ok(Watchers(()));
+            return Ok(watchers);
         }
         let tty: OwnedFd = if io::stdin().is_terminal() {
             io::stdin().as_fd().try_clone_to_owned()?
@@ -218,7 +231,40 @@ impl Watchers {
         spawn("deck-input", Box::new(input))?;
         spawn("deck-hangup", Box::new(move || hangup(&tty)))?;
         spawn("deck-signals", Box::new(signals))?;
-        Ok(Watchers(()))
+        Ok(watchers)
+    }
+
+    /// Looks after the themes' files, and sends all themes anew when one has changed.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch_themes(
+        &self,
+        messages: SyncSender<Msg>,
+        capabilities: Capabilities,
+        folders: Vec<PathBuf>,
+        wanted: Option<String>,
+    ) -> io::Result<()> {
+        let stop = self.stop.clone();
+        let body = move || {
+            let mut seen = fingerprint(&folders, wanted.as_deref());
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(5 * LOOK);
+                let now = fingerprint(&folders, wanted.as_deref());
+                if now == seen {
+                    continue;
+                }
+                seen = now;
+                let themes = Catalogue::open(capabilities, &folders, wanted.as_deref());
+                if messages.send(Msg::Themes(Box::new(themes))).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("deck-themes".into())
+            .spawn(body)
+            .map(drop)
     }
 }
 
@@ -285,9 +331,16 @@ fn signals() {
         loop {
             tell(tokio::select! {
                 _ = term.recv() => Tty::End,
-                _ = int.recv() => Tty::End,
+                // Whoever has the terminal gets its Ctrl-C; so does this process.
+                _ = int.recv() => match HELD.load(Ordering::SeqCst) {
+                    true => continue,
+                    false => Tty::End,
+                },
                 _ = hup.recv() => Tty::End,
-                _ = cont.recv() => Tty::Continued,
+                _ = cont.recv() => match HELD.load(Ordering::SeqCst) {
+                    true => continue,
+                    false => Tty::Continued,
+                },
             });
         }
     });

@@ -10,7 +10,7 @@ pub fn width(text: &str) -> usize {
 }
 
 /// The string's user-perceived characters with their columns; control characters are left out.
-fn graphemes(text: &str) -> Vec<(String, usize)> {
+pub(super) fn graphemes(text: &str) -> Vec<(String, usize)> {
     Span::raw(text)
         .styled_graphemes(Style::default())
         .map(|g| (g.symbol.to_owned(), g.symbol.width()))

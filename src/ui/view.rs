@@ -16,6 +16,9 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         None => too_small(app.lang, theme, area, buf),
         Some(arrangement) => {
             panes::header::draw(app, theme, arrangement.header, buf);
+            if let Some(row) = arrangement.alert {
+                panes::header::alert(app, theme, row, buf);
+            }
             for slot in &arrangement.slots {
                 panes::draw(app, theme, slot, buf);
             }

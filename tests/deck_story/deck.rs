@@ -3,7 +3,8 @@
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
 use loradeck::protocol::*;
 use loradeck::run::link::Update;
-use loradeck::ui::app::{Action, App, Msg};
+use loradeck::ui::app::{Action, App, Msg, Setup};
+use loradeck::ui::keymap::Keymap;
 use loradeck::ui::lang::Lang;
 use loradeck::ui::theme::{Capabilities, Catalogue, ColorDepth};
 use loradeck::ui::view;
@@ -35,10 +36,15 @@ impl Deck {
             app: App::new(
                 size,
                 START,
-                Catalogue::built_in(capabilities),
-                "ada",
-                false,
-                Lang::English,
+                Setup {
+                    themes: Catalogue::built_in(capabilities),
+                    keymap: Keymap::default(),
+                    problems: Vec::new(),
+                    sender: "ada".into(),
+                    readonly: false,
+                    lang: Lang::English,
+                    bell: false,
+                },
             ),
             story: Story::new(1000),
             actions: Vec::new(),

@@ -168,7 +168,7 @@ fn a_link_fills_the_gap_that_dropped_events_leave() {
     say_resume(&run);
     deck.wait_for("the end", |u| match u {
         Update::Event(e) => matches!(e.kind, EventKind::Message(ref m) if m.text == "lingering"),
-        Update::Snapshot(s) => s.log.iter().any(|l| l.text == "lingering"),
+        Update::Snapshot(s) => s.log.iter().any(|l| l.entry.to_string() == "lingering"),
         _ => false,
     });
     let mut state: Option<RunState> = None;

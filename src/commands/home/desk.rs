@@ -13,7 +13,7 @@ use super::advice::{Scratch, advise};
 use super::places;
 use crate::config;
 use crate::error::input_error;
-use crate::protocol::{RunState, Series};
+use crate::protocol::{RunCurves, RunState, Series};
 use crate::run::folder::{Lock, LockError, RunFolder, RunInfo, live_runner};
 use crate::run::queue::{Entry, EntryState, Move, Queue, Stop};
 use crate::run::resume::{self, Decision, ResumeMode};
@@ -137,9 +137,7 @@ impl House {
             configs.push(entries.map(|e| (e.key.clone(), e.value.clone())).collect());
             compared.push(ComparedRun {
                 name: folder.name(),
-                phase: state.phase,
-                last_step: state.last.step,
-                total_steps: state.total_steps,
+                curves: RunCurves::of(&state),
                 last_loss: (state.last.step > 0).then_some(state.last.loss.0),
                 eval: state.eval_loss(),
                 tokens_per_second: state.throughput.tokens_per_second(),
@@ -147,7 +145,6 @@ impl House {
                 peak_memory: state.last.peak_memory_bytes,
                 revision: info.git_revision,
                 program: state.program.clone(),
-                loss: state.loss,
             });
         }
         Ok(Comparison {

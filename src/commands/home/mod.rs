@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::deck_options;
 use crate::cli::{HomeArgs, LookArgs};
 use crate::ui::home::{HomeLeave, HomeOptions, Open};
-use crate::ui::{self, DeckOptions, Leave};
+use crate::ui::{self, Leave};
 
 use crate::run::link::Place;
 
@@ -41,12 +42,7 @@ pub fn open(runs: PathBuf, look: LookArgs, open: Open) -> Result<u8> {
         let HomeLeave::Attach(folder) = leave else {
             return Ok(0);
         };
-        let left = ui::deck(DeckOptions {
-            place: Place::Folder(folder.clone()),
-            readonly: false,
-            theme: look.theme.clone(),
-            lang: look.lang.clone(),
-        });
+        let left = ui::deck(deck_options(Place::Folder(folder.clone()), false, &look));
         match left {
             // From home a deck is a place to come back from.
             Ok(left) if !ui::is_over() && (left == Leave::Home || !form_only) => {}

@@ -2,11 +2,12 @@
 
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 
-use super::{Action, App, Connection, Overlay};
+use super::{Action, App, Connection, NO_AVERAGE, Overlay, SMOOTHEST};
 use crate::protocol::{Command, PhaseName};
 use crate::ui::chart::Window;
 use crate::ui::keymap::Act;
 use crate::ui::layout::{Pane, neighbour};
+use crate::ui::line::LineEdit;
 use crate::ui::panes;
 use crate::ui::text;
 
@@ -21,7 +22,38 @@ impl App {
             Act::Checkpoint => return self.command(Command::Checkpoint),
             Act::Export => return self.command(Command::Export),
             Act::Sample => return self.command(Command::Sample { prompt: None }),
+            Act::SamplePrompt => match self.refusal() {
+                Some(why) => self.toast(false, why),
+                None => {
+                    self.overlay = Some(Overlay::Prompt {
+                        line: LineEdit::default(),
+                    });
+                }
+            },
             Act::Eval => return self.command(Command::Eval),
+            Act::EditValue => self.edit_value(),
+            Act::EditFile => return self.edit_file(),
+            Act::Remedy => self.try_remedy(),
+            Act::Compare => return self.compare(),
+            Act::Align => self.others.align = self.others.align.next(),
+            Act::Yank => return self.yank(),
+            Act::Bell => {
+                self.bell = !self.bell;
+                let sentence = match self.bell {
+                    true => self.lang.bell_on(),
+                    false => self.lang.bell_off(),
+                };
+                self.toast(true, sentence.into());
+                return if self.bell {
+                    vec![Action::Bell]
+                } else {
+                    Vec::new()
+                };
+            }
+            Act::PanLeft => self.pan(-1),
+            Act::PanRight => self.pan(1),
+            Act::Smoother => self.view.smoothing = (self.view.smoothing + 1).min(SMOOTHEST),
+            Act::Rougher => self.view.smoothing = (self.view.smoothing - 1).max(NO_AVERAGE),
             Act::Stop => {
                 if let Some(why) = self.refusal() {
                     self.toast(false, why);
@@ -41,8 +73,8 @@ impl App {
             Act::Down => self.vertical(1),
             Act::Left => self.horizontal(-1),
             Act::Right => self.horizontal(1),
-            Act::PageUp => self.scroll_by(self.focus(), -self.page()),
-            Act::PageDown => self.scroll_by(self.focus(), self.page()),
+            Act::PageUp => self.turn(-self.page()),
+            Act::PageDown => self.turn(self.page()),
             Act::First => self.jump(true),
             Act::Last => self.jump(false),
             Act::Maximise => self.view.maximised = !self.view.maximised,
@@ -55,6 +87,7 @@ impl App {
                 self.overlay = Some(Overlay::Filter {
                     pane,
                     before: self.view.filter(pane).to_owned(),
+                    line: LineEdit::new(self.view.filter(pane)),
                 });
             }
             Act::ZoomIn => {
@@ -65,6 +98,7 @@ impl App {
             Act::ZoomWhole => {
                 self.view.zoom = 0;
                 self.view.crosshair = None;
+                self.view.pan = None;
             }
             Act::LogScale => {
                 if self.focus() == Pane::Rate {
@@ -78,15 +112,15 @@ impl App {
             Act::Help => self.overlay = Some(Overlay::Help { scroll: 0 }),
             Act::Palette => {
                 self.overlay = Some(Overlay::Palette {
-                    query: String::new(),
+                    line: LineEdit::default(),
                     selected: 0,
                 })
             }
             Act::Theme => {
-                self.themes.next();
-                self.theme = self.themes.theme();
-                self.toast(true, self.lang.theme_is(&self.theme.name));
-                return vec![Action::Redraw];
+                self.overlay = Some(Overlay::Themes {
+                    before: self.themes.chosen(),
+                });
+                return self.try_theme(1);
             }
             Act::Mouse => {
                 self.mouse = !self.mouse;
@@ -107,7 +141,7 @@ impl App {
     }
 
     /// Why a command cannot be sent now.
-    fn refusal(&self) -> Option<String> {
+    pub(super) fn refusal(&self) -> Option<String> {
         let lang = self.lang;
         if let Some(why) = &self.readonly {
             return Some(lang.readonly_because(why));
@@ -156,6 +190,9 @@ impl App {
 
     fn vertical(&mut self, direction: i64) {
         let focus = self.focus();
+        if focus == Pane::Config && self.select_value(direction) {
+            return;
+        }
         let scrolls = panes::extent(self, focus).is_some_and(|(lines, rows)| lines > rows);
         if scrolls || self.view.maximised {
             self.scroll_by(focus, direction);
@@ -221,12 +258,7 @@ impl App {
         if last == 0 {
             return;
         }
-        let window = Window::new(
-            last,
-            self.state.total_steps,
-            self.view.zoom,
-            self.view.crosshair,
-        );
+        let window = panes::loss::window(self);
         let columns = self
             .arrangement()
             .and_then(|a| {
@@ -239,12 +271,59 @@ impl App {
             Some(at) => at.saturating_add_signed(direction * stride),
             None => last,
         };
-        self.view.crosshair = Some(at.clamp(1, last));
+        let at = at.clamp(1, last);
+        if window.column(at as f64, 1).is_none() {
+            self.view.pan = None;
+        }
+        self.view.crosshair = Some(at);
     }
 
     fn page(&self) -> i64 {
         panes::extent(self, self.focus()).map_or(1, |(_, rows)| rows.saturating_sub(1).max(1))
             as i64
+    }
+
+    fn turn(&mut self, lines: i64) {
+        match self.focus() {
+            Pane::Config => {
+                let _ = self.select_value(lines);
+            }
+            pane => self.scroll_by(pane, lines),
+        }
+    }
+
+    /// Moves the charts' window by a quarter of what it shows; in the samples, the left side.
+    fn pan(&mut self, direction: i64) {
+        if self.focus() == Pane::Samples {
+            return self.browse_against(direction);
+        }
+        if self.view.zoom == 0 {
+            self.view.zoom = 1;
+        }
+        let (step, total) = (self.state.last.step, self.state.total_steps);
+        let now = panes::loss::window(self);
+        let newest = Window::new(step, total, self.view.zoom, None);
+        let last = (now.last + direction as f64 * now.span() / 4.0).max(now.span());
+        self.view.pan = (last < newest.last).then_some(last);
+        self.view.crosshair = self
+            .view
+            .crosshair
+            .filter(|at| panes::loss::window(self).column(*at as f64, 1).is_some());
+    }
+
+    /// Before the first step that has samples stands the bare base.
+    fn browse_against(&mut self, direction: i64) {
+        let steps = self.sample_steps();
+        let at = self
+            .view
+            .sample_against
+            .and_then(|step| steps.iter().position(|s| *s == step))
+            .map_or(0, |at| at + 1);
+        let next = at
+            .saturating_add_signed(direction as isize)
+            .min(steps.len());
+        self.view.sample_against = next.checked_sub(1).map(|at| steps[at]);
+        self.view.scroll[Pane::Samples as usize] = 0;
     }
 
     /// Down is positive; the log's scroll counts from its end.
@@ -267,6 +346,9 @@ impl App {
                     Some(total) if !first => total.saturating_sub(1),
                     _ => 0,
                 };
+            }
+            Pane::Config => {
+                let _ = self.select_value(if first { -1_000_000 } else { 1_000_000 });
             }
             Pane::Loss | Pane::Rate if self.state.last.step > 0 => {
                 self.view.crosshair = Some(if first { 1 } else { self.state.last.step });
@@ -297,6 +379,8 @@ impl App {
             self.view.filters[focus as usize].clear();
         } else if self.view.crosshair.is_some() {
             self.view.crosshair = None;
+        } else if self.view.pan.is_some() {
+            self.view.pan = None;
         } else if self.view.maximised {
             self.view.maximised = false;
         } else {

@@ -2,17 +2,23 @@
 //! done. It reads no clock, no file, no terminal.
 
 mod act;
+mod compare;
+mod edit;
 mod overlay;
 mod records;
 mod view;
+mod yank;
+
+use std::collections::BTreeMap;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-pub(super) use overlay::edit;
+pub use compare::Others;
 pub use overlay::{Overlay, STOP_CHOICES};
 pub use records::Records;
-pub use view::View;
+pub use view::{NO_AVERAGE, SMOOTHEST, View};
 
+use super::keymap::Keymap;
 use super::lang::Lang;
 use super::layout::{Arrangement, Pane, arrange};
 use super::theme::{Catalogue, Theme};
@@ -44,6 +50,12 @@ pub enum Msg {
         id: u64,
         query: Query,
     },
+    /// The editor was left: the text, or why there is none.
+    Edited(Result<String, String>),
+    /// So many bytes were copied, or why none were.
+    Yanked(Result<usize, String>),
+    /// A theme's file has changed.
+    Themes(Box<Catalogue>),
     /// Time has passed.
     Tick,
     /// The deck goes on after it was stopped.
@@ -58,6 +70,14 @@ pub enum Action {
     Command(Command),
     Query(Query),
     StartRunner,
+    /// Open a text in the person's editor, under this file name.
+    Edit {
+        name: String,
+        text: String,
+    },
+    /// Copy a text to the clipboard.
+    Yank(String),
+    Bell,
     /// Switch the terminal's mouse reports.
     Mouse(bool),
     /// Forget what the terminal shows and draw everything.
@@ -135,25 +155,44 @@ pub struct App {
     pub mouse: bool,
     /// Left for home.
     pub to_home: bool,
+    /// Whether an alert rings.
+    pub bell: bool,
     pub theme: Theme,
     pub lang: Lang,
+    pub keymap: Keymap,
+    /// Other runs whose curves show in the loss chart.
+    pub others: Others,
     themes: Catalogue,
+    /// Queries on their way, but for records.
+    asked: BTreeMap<u64, Query>,
+    /// The config file's text as it went to the editor.
+    editing: String,
+    /// Whether the next change of the config file is this deck's own.
+    wrote_config: bool,
+}
+
+/// What a deck is opened with.
+#[derive(Debug)]
+pub struct Setup {
+    pub themes: Catalogue,
+    pub keymap: Keymap,
+    /// Sentences for the first toasts.
+    pub problems: Vec<String>,
+    /// Name of this deck in acknowledgements.
+    pub sender: String,
+    pub readonly: bool,
+    pub lang: Lang,
+    pub bell: bool,
 }
 
 impl App {
-    pub fn new(
-        size: (u16, u16),
-        now: f64,
-        themes: Catalogue,
-        sender: &str,
-        readonly: bool,
-        lang: Lang,
-    ) -> App {
+    pub fn new(size: (u16, u16), now: f64, setup: Setup) -> App {
+        let lang = setup.lang;
         let mut app = App {
             state: RunState::default(),
             connection: Connection::Opening,
-            readonly: readonly.then(|| lang.opened_readonly().to_owned()),
-            sender: sender.to_owned(),
+            readonly: setup.readonly.then(|| lang.opened_readonly().to_owned()),
+            sender: setup.sender,
             dropped: 0,
             now,
             heard: now,
@@ -166,11 +205,23 @@ impl App {
             records: Records::default(),
             mouse: false,
             to_home: false,
-            theme: themes.theme(),
+            bell: setup.bell,
+            theme: setup.themes.theme(),
             lang,
-            themes,
+            keymap: setup.keymap,
+            others: Others::default(),
+            themes: setup.themes,
+            asked: BTreeMap::new(),
+            editing: String::new(),
+            wrote_config: false,
         };
-        for problem in app.themes.problems.clone() {
+        for problem in app
+            .themes
+            .problems
+            .clone()
+            .into_iter()
+            .chain(setup.problems)
+        {
             app.toast(false, problem);
         }
         app
@@ -182,10 +233,7 @@ impl App {
         self.toasts.retain(|t| t.until > now);
         let mut actions = match msg {
             Msg::Input(input) => self.input(input),
-            Msg::Update(update) => {
-                self.link_update(update);
-                Vec::new()
-            }
+            Msg::Update(update) => self.link_update(update),
             Msg::Sent { id, command } => {
                 self.pending.push(Pending {
                     id,
@@ -195,13 +243,23 @@ impl App {
                 Vec::new()
             }
             Msg::Asked { id, query } => {
-                self.records.asked(id, &query);
+                match query {
+                    Query::Records { from, .. } => self.records.asked(id, from),
+                    query => drop(self.asked.insert(id, query)),
+                }
                 Vec::new()
             }
-            Msg::Tick => {
-                self.tick();
+            Msg::Edited(edited) => self.edited(edited),
+            Msg::Yanked(Ok(bytes)) => {
+                self.toast(true, self.lang.copied(bytes));
                 Vec::new()
             }
+            Msg::Yanked(Err(why)) => {
+                self.toast(false, self.lang.not_copied(why));
+                Vec::new()
+            }
+            Msg::Themes(themes) => self.take_themes(*themes),
+            Msg::Tick => self.tick(),
             Msg::Continued => vec![Action::Retake],
             Msg::End => vec![Action::Leave],
         };
@@ -210,7 +268,7 @@ impl App {
         actions
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Vec<Action> {
         let now = self.now;
         let (late, pending) = std::mem::take(&mut self.pending)
             .into_iter()
@@ -226,9 +284,28 @@ impl App {
                 reason: reason.clone(),
             };
         }
+        self.refresh_others()
     }
 
-    fn link_update(&mut self, update: Update) {
+    /// Themes as their files are now; the chosen one stays chosen.
+    fn take_themes(&mut self, mut themes: Catalogue) -> Vec<Action> {
+        themes.choose(&self.theme.name);
+        for problem in themes.problems.clone() {
+            if !self.themes.problems.contains(&problem) {
+                self.toast(false, problem);
+            }
+        }
+        self.themes = themes;
+        self.theme = self.themes.theme();
+        vec![Action::Redraw]
+    }
+
+    /// Names of the themes, and which is chosen.
+    pub fn theme_names(&self) -> (Vec<&str>, usize) {
+        (self.themes.names(), self.themes.chosen())
+    }
+
+    fn link_update(&mut self, update: Update) -> Vec<Action> {
         match update {
             Update::Connected { readonly, .. } => {
                 self.connection = Connection::Live;
@@ -253,17 +330,8 @@ impl App {
                 self.heard = self.now;
                 self.state = *state;
             }
-            Update::Event(event) => self.event(&event),
-            Update::Reply { id, reply } => {
-                if let Reply::Error { message, level } = &reply
-                    && let Some(at) = self.pending.iter().position(|p| p.id == id)
-                {
-                    let word = self.pending.remove(at).word;
-                    self.toast(*level == Level::Info, format!("{word}: {message}"));
-                    return;
-                }
-                self.records.replied(id, reply);
-            }
+            Update::Event(event) => return self.event(&event),
+            Update::Reply { id, reply } => return self.replied(id, reply),
             Update::RunnerStarted { result, .. } => match result {
                 Ok(()) => self.toast(true, self.lang.runner_starts().into()),
                 Err(why) => self.toast(false, self.lang.no_runner_started(why)),
@@ -291,11 +359,42 @@ impl App {
                 };
             }
         }
+        Vec::new()
     }
 
-    fn event(&mut self, event: &Event) {
+    fn replied(&mut self, id: u64, reply: Reply) -> Vec<Action> {
+        if let Some(at) = self.pending.iter().position(|p| p.id == id) {
+            match reply {
+                Reply::Error { message, level } => {
+                    let word = self.pending.remove(at).word;
+                    self.toast(level == Level::Info, format!("{word}: {message}"));
+                }
+                Reply::Done { message } => {
+                    let word = self.pending.remove(at).word;
+                    self.toast(true, format!("{word}: {message}"));
+                }
+                _ => {}
+            }
+            return Vec::new();
+        }
+        match self.asked.remove(&id) {
+            Some(Query::Runs | Query::Curves { .. }) => {
+                if let Err(why) = self.others.take(reply, self.now) {
+                    self.toast(false, why);
+                }
+                Vec::new()
+            }
+            Some(query) => self.config_reply(query, reply),
+            None => {
+                self.records.replied(id, reply);
+                Vec::new()
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event) -> Vec<Action> {
         if event.seq <= self.state.seq {
-            return;
+            return Vec::new();
         }
         self.heard = self.now;
         match &event.kind {
@@ -337,6 +436,7 @@ impl App {
                         n => self.lang.keys_changed(source, key, new, n - 1, when),
                     };
                     self.toast(change.applies != "restart", sentence);
+                    self.show_changes(source, changes);
                 }
             }
             EventKind::Phase {
@@ -347,6 +447,21 @@ impl App {
             _ => {}
         }
         self.state.apply(event);
+        let raised = self
+            .state
+            .alerts
+            .active()
+            .iter()
+            .any(|a| a.time == event.time);
+        let ended = match &event.kind {
+            EventKind::Phase { phase, .. } => phase.is_end(),
+            EventKind::Finished { .. } => true,
+            _ => false,
+        };
+        match self.bell && (raised || ended) {
+            true => vec![Action::Bell],
+            false => Vec::new(),
+        }
     }
 
     fn toast(&mut self, good: bool, text: String) {
@@ -390,7 +505,7 @@ impl App {
         if let Some(overlay) = self.overlay.take() {
             return self.overlay_key(overlay, key);
         }
-        match super::keymap::lookup(&key) {
+        match self.keymap.lookup(&key) {
             Some(act) => self.perform(act),
             None => Vec::new(),
         }
@@ -403,7 +518,12 @@ impl App {
 
     /// Where everything lies; `None` when the screen is too small.
     pub fn arrangement(&self) -> Option<Arrangement> {
-        arrange(self.size, &self.view.recent, self.view.maximised)
+        arrange(
+            self.size,
+            &self.view.recent,
+            self.view.maximised,
+            !self.state.alerts.active().is_empty(),
+        )
     }
 
     /// Whether events are expected to come in.

@@ -3,9 +3,11 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{Action, App};
-use crate::protocol::{Command, StopMode};
+use crate::config;
+use crate::protocol::{Command, ConfigChange, StopMode};
 use crate::ui::keymap;
 use crate::ui::layout::Pane;
+use crate::ui::line::LineEdit;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Overlay {
@@ -13,8 +15,34 @@ pub enum Overlay {
         scroll: usize,
     },
     Palette {
-        query: String,
+        line: LineEdit,
         selected: usize,
+    },
+    /// A prompt to sample.
+    Prompt {
+        line: LineEdit,
+    },
+    /// A value of the config.
+    Edit {
+        key: String,
+        line: LineEdit,
+        /// Why it cannot be set.
+        error: Option<String>,
+    },
+    /// Themes to try; `before` comes back on Esc.
+    Themes {
+        before: usize,
+    },
+    /// Runs to show beside this one.
+    Runs {
+        selected: usize,
+    },
+    /// What an edit of the config file changes. With a text it is asked before it is written.
+    Changes {
+        text: Option<String>,
+        changes: Vec<ConfigChange>,
+        errors: Vec<String>,
+        scroll: usize,
     },
     /// The stop dialog, with one of [`STOP_CHOICES`] selected.
     Stop {
@@ -26,6 +54,7 @@ pub enum Overlay {
     Filter {
         pane: Pane,
         before: String,
+        line: LineEdit,
     },
 }
 
@@ -51,7 +80,14 @@ impl App {
                 });
                 Vec::new()
             }
-            Overlay::Palette { query, selected } => self.palette_key(query, selected, key),
+            Overlay::Palette { line, selected } => self.palette_key(line, selected, key),
+            Overlay::Prompt { line } => self.prompt_key(line, key),
+            Overlay::Edit {
+                key: name, line, ..
+            } => self.edit_key(name, line, key),
+            Overlay::Themes { before } => self.themes_key(before, key),
+            Overlay::Runs { selected } => self.runs_key(selected, key),
+            Overlay::Changes { .. } => self.changes_key(overlay, key),
             Overlay::Stop { selected } => self.stop_key(selected, key),
             Overlay::StartRunner => match key.code {
                 KeyCode::Char('y' | 'Y') | KeyCode::Enter => vec![Action::StartRunner],
@@ -61,23 +97,78 @@ impl App {
                     Vec::new()
                 }
             },
-            Overlay::Filter { pane, before } => {
+            Overlay::Filter {
+                pane,
+                before,
+                mut line,
+            } => {
                 if escape {
                     self.view.filters[pane as usize] = before;
                     return Vec::new();
                 }
                 if key.code != KeyCode::Enter {
-                    edit(&mut self.view.filters[pane as usize], key);
-                    self.view.scroll[pane as usize] = 0;
-                    self.overlay = Some(Overlay::Filter { pane, before });
+                    line.key(key);
+                    self.filter(pane, &line);
+                    self.overlay = Some(Overlay::Filter { pane, before, line });
                 }
                 Vec::new()
             }
         }
     }
 
-    fn palette_key(&mut self, mut query: String, selected: usize, key: KeyEvent) -> Vec<Action> {
-        let found = keymap::search(&query, self.lang);
+    fn filter(&mut self, pane: Pane, line: &LineEdit) {
+        self.view.filters[pane as usize] = line.text().to_owned();
+        self.view.scroll[pane as usize] = 0;
+        self.view.value = 0;
+    }
+
+    fn prompt_key(&mut self, mut line: LineEdit, key: KeyEvent) -> Vec<Action> {
+        match key.code {
+            KeyCode::Esc => Vec::new(),
+            KeyCode::Enter if !line.text().trim().is_empty() => {
+                self.view.look_at(Pane::Samples);
+                self.view.sample_step = None;
+                self.command(Command::Sample {
+                    prompt: Some(line.text().trim().to_owned()),
+                })
+            }
+            _ => {
+                line.key(key);
+                self.overlay = Some(Overlay::Prompt { line });
+                Vec::new()
+            }
+        }
+    }
+
+    fn themes_key(&mut self, before: usize, key: KeyEvent) -> Vec<Action> {
+        let direction = match key.code {
+            KeyCode::Enter => {
+                self.toast(true, self.lang.theme_is(&self.theme.name));
+                return Vec::new();
+            }
+            KeyCode::Esc | KeyCode::Char('q') => {
+                self.themes.choose_index(before);
+                return self.try_theme(0);
+            }
+            KeyCode::Down | KeyCode::Tab | KeyCode::Char('j' | 't') => 1,
+            KeyCode::Up | KeyCode::BackTab | KeyCode::Char('k') => -1,
+            _ => 0,
+        };
+        self.overlay = Some(Overlay::Themes { before });
+        self.try_theme(direction)
+    }
+
+    /// Shows the theme so many further on in the list, which is a circle.
+    pub(super) fn try_theme(&mut self, by: isize) -> Vec<Action> {
+        let n = self.themes.names().len() as isize;
+        let next = (self.themes.chosen() as isize + by).rem_euclid(n.max(1));
+        self.themes.choose_index(next as usize);
+        self.theme = self.themes.theme();
+        Vec::new()
+    }
+
+    fn palette_key(&mut self, mut line: LineEdit, selected: usize, key: KeyEvent) -> Vec<Action> {
+        let found = keymap::search(line.text(), self.lang);
         let last = found.len().saturating_sub(1);
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         let selected = match key.code {
@@ -93,11 +184,11 @@ impl App {
             KeyCode::Char('n') if control => (selected + 1).min(last),
             KeyCode::Char('p') if control => selected.saturating_sub(1),
             _ => {
-                edit(&mut query, key);
+                line.key(key);
                 0
             }
         };
-        self.overlay = Some(Overlay::Palette { query, selected });
+        self.overlay = Some(Overlay::Palette { line, selected });
         Vec::new()
     }
 
@@ -143,33 +234,22 @@ impl App {
 
     /// Pasted text goes where text is typed, and nowhere else: a paste is no command.
     pub(super) fn paste(&mut self, text: &str) {
-        let text = crate::ui::text::one_line(text);
         match &mut self.overlay {
-            Some(Overlay::Palette { query, selected }) => {
-                query.push_str(&text);
+            Some(Overlay::Palette { line, selected }) => {
+                line.insert(text);
                 *selected = 0;
             }
-            Some(Overlay::Filter { pane, .. }) => {
-                self.view.filters[*pane as usize].push_str(&text);
+            Some(Overlay::Prompt { line }) => line.insert(text),
+            Some(Overlay::Edit { key, line, error }) => {
+                line.insert(text);
+                *error = config::check_value(&self.state.config, key, line.text()).err();
+            }
+            Some(Overlay::Filter { pane, line, .. }) => {
+                line.insert(text);
+                let (pane, line) = (*pane, line.clone());
+                self.filter(pane, &line);
             }
             _ => {}
         }
-    }
-}
-
-/// Typing at the end of a line.
-pub fn edit(text: &mut String, key: KeyEvent) {
-    let control = key.modifiers.contains(KeyModifiers::CONTROL);
-    match key.code {
-        KeyCode::Char('u') if control => text.clear(),
-        KeyCode::Char('w') if control => {
-            let kept = text.trim_end().rfind(' ').map_or(0, |at| at + 1);
-            text.truncate(kept);
-        }
-        KeyCode::Char(c) if !control && !key.modifiers.contains(KeyModifiers::ALT) => text.push(c),
-        KeyCode::Backspace => {
-            text.pop();
-        }
-        _ => {}
     }
 }

@@ -30,10 +30,8 @@ impl Records {
         self.pages.get(&(index / PAGE))?.get(index % PAGE)
     }
 
-    pub(super) fn asked(&mut self, id: u64, query: &Query) {
-        if let Query::Records { from, .. } = query {
-            self.asked.insert(id, from / PAGE);
-        }
+    pub(super) fn asked(&mut self, id: u64, from: usize) {
+        self.asked.insert(id, from / PAGE);
     }
 
     pub(super) fn replied(&mut self, id: u64, reply: Reply) {

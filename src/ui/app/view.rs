@@ -2,6 +2,10 @@
 
 use crate::ui::layout::Pane;
 
+/// The value of `smoothing` that stands for no average, and the largest.
+pub const NO_AVERAGE: i32 = -4;
+pub const SMOOTHEST: i32 = 5;
+
 /// Everything that keys change and that the run knows nothing of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
@@ -15,10 +19,18 @@ pub struct View {
     /// Halvings of the charts' span.
     pub zoom: u32,
     pub crosshair: Option<u64>,
+    /// The last step of charts that were moved by hand and stay there.
+    pub pan: Option<f64>,
+    /// Doublings of the steps over which the moving average forgets; [`NO_AVERAGE`]: none is drawn.
+    pub smoothing: i32,
     pub log_loss: bool,
     pub log_norm: bool,
     /// The step whose samples show; `None`: the newest.
     pub sample_step: Option<u64>,
+    /// The step whose samples stand beside them; `None`: the bare base's.
+    pub sample_against: Option<u64>,
+    /// The value that the config pane has selected, of those that pass the filter.
+    pub value: usize,
     /// The record that the data pane shows.
     pub record: usize,
 }
@@ -32,9 +44,13 @@ impl Default for View {
             filters: Default::default(),
             zoom: 0,
             crosshair: None,
+            pan: None,
+            smoothing: 0,
             log_loss: false,
             log_norm: false,
             sample_step: None,
+            sample_against: None,
+            value: 0,
             record: 0,
         }
     }

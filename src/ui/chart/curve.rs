@@ -55,10 +55,15 @@ pub fn points(series: &Series, window: Window) -> Vec<Point> {
     points
 }
 
-/// The exponential moving average at every point, without the bias of its beginning. How fast it
-/// forgets follows from the window alone, so that it stands still while steps come in.
-pub fn smooth(points: &[Point], window: Window) -> Vec<(f64, f64)> {
-    let memory = (window.span() * MEMORY).max(LEAST_MEMORY);
+/// Steps over which the moving average forgets, doubled `smoothing` times. It follows from the
+/// window's span (in steps) alone, so that the average stands still while steps come in.
+pub fn memory(span: f64, smoothing: i32) -> f64 {
+    (span * MEMORY).max(LEAST_MEMORY) * 2f64.powi(smoothing)
+}
+
+/// The exponential moving average at every point, without the bias of its beginning, forgetting
+/// over `memory` steps.
+pub fn smooth(points: &[Point], memory: f64) -> Vec<(f64, f64)> {
     let (mut sum, mut weight) = (0.0, 0.0);
     points
         .iter()
@@ -102,7 +107,7 @@ pub fn trend(series: &Series) -> Option<f64> {
         first: 0.0,
         last: last as f64,
     };
-    let smoothed = smooth(&points(series, window), window);
+    let smoothed = smooth(&points(series, window), memory(window.span(), 0));
     let (step, now) = *smoothed.last()?;
     let back = step - (step / 10.0).max(8.0);
     let (_, before) = *smoothed.iter().rev().find(|(s, _)| *s <= back)?;
@@ -125,7 +130,7 @@ mod tests {
     fn the_average_of_a_constant_is_the_constant_from_the_first_step() {
         let series = series([2.5; 40]);
         let window = Window::new(40, 40, 0, None);
-        for (_, v) in smooth(&points(&series, window), window) {
+        for (_, v) in smooth(&points(&series, window), 8.0) {
             assert!((v - 2.5).abs() < 1e-12);
         }
         assert!(trend(&series).unwrap().abs() < 1e-12);
@@ -135,15 +140,11 @@ mod tests {
     fn the_average_forgets_as_an_exponential_does() {
         // A step from 0 to 1 after a long time: 1 - exp(-k/8) after k steps.
         let series = series((0..400).map(|i| if i < 390 { 0.0 } else { 1.0 }));
-        let window = Window {
-            first: 0.0,
-            last: 16.0,
-        };
         let all = Window {
             first: 0.0,
             last: 400.0,
         };
-        let smoothed = smooth(&points(&series, all), window);
+        let smoothed = smooth(&points(&series, all), memory(16.0, 0));
         let expected = 1.0 - (-10.0f64 / 8.0).exp();
         assert!((smoothed.last().unwrap().1 - expected).abs() < 1e-9);
     }

@@ -1,5 +1,6 @@
 //! Charts over steps: axes, curves, marks, crosshair; and sparklines where there is no room.
 
+mod align;
 mod canvas;
 mod curve;
 mod scale;
@@ -7,8 +8,9 @@ mod scale;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+pub use align::{Align, colours, run_curve, window_of};
 pub use canvas::Canvas;
-pub use curve::{Point, columns, points, smooth, trend};
+pub use curve::{Point, columns, memory, points, smooth, trend};
 pub use scale::{Axis, Window};
 
 use super::text::{self, width};
@@ -22,6 +24,8 @@ pub struct Curve {
     pub raw: Option<Role>,
     /// Their moving average, over the raw values.
     pub smooth: Option<Role>,
+    /// The average by place on the x axis.
+    pub average: Vec<(f64, f64)>,
 }
 
 /// A horizontal line with a word.
@@ -47,13 +51,16 @@ pub struct Mark {
 pub struct Chart {
     pub window: Window,
     pub log: bool,
-    pub curve: Curve,
+    /// Later ones are drawn over earlier ones.
+    pub curves: Vec<Curve>,
     /// Single values: held-out losses.
-    pub dots: Vec<(u64, f64)>,
+    pub dots: Vec<(f64, f64, Role)>,
     pub level: Option<LevelLine>,
     /// Later ones win where two share a column.
     pub marks: Vec<Mark>,
-    pub crosshair: Option<u64>,
+    pub crosshair: Option<f64>,
+    /// Writes a place on the x axis.
+    pub label: fn(f64) -> String,
 }
 
 /// Rows below the plot: the axis with the marks, the steps.
@@ -67,20 +74,24 @@ impl Chart {
             return;
         }
         let probe = Canvas::new(area, theme.glyphs.unicode);
-        let raw = columns(&self.curve.points, self.window, probe.width());
-        let smoothed: Vec<(f64, f64)> = smooth(&self.curve.points, self.window)
-            .into_iter()
-            .filter(|(step, _)| *step >= self.window.first)
-            .collect();
-        let mut values: Vec<f64> = raw.iter().flatten().map(|p| p.mean).collect();
+        let mut values: Vec<f64> = Vec::new();
+        for curve in &self.curves {
+            if curve.raw.is_some() {
+                let raw = columns(&curve.points, self.window, probe.width());
+                values.extend(raw.iter().flatten().map(|p| p.mean));
+            } else {
+                let shown = |x: &f64| self.window.column(*x, 1).is_some();
+                values.extend(curve.average.iter().filter(|(x, _)| shown(x)).map(|a| a.1));
+            }
+        }
         if values.is_empty() {
-            values.extend(smoothed.last().map(|s| s.1));
+            values.extend(self.curves.iter().filter_map(|c| Some(c.average.last()?.1)));
         }
         let always: Vec<f64> = self
             .dots
             .iter()
-            .filter(|(step, _)| self.window.column(*step as f64, 1).is_some())
-            .map(|(_, v)| *v)
+            .filter(|(x, ..)| self.window.column(*x, 1).is_some())
+            .map(|(_, v, _)| *v)
             .chain(self.level.iter().filter(|l| l.keep).map(|l| l.value))
             .collect();
         let rows = usize::from(area.height - BELOW);
@@ -95,12 +106,14 @@ impl Chart {
         };
         self.grid(theme, &axis, area, plot, buf);
         self.level_line(theme, &axis, plot, buf);
-        self.draw_curve(theme, &axis, &smoothed, plot, buf);
-        for (step, value) in &self.dots {
-            if let Some(x) = self.window.column(*step as f64, usize::from(plot.width))
+        for curve in &self.curves {
+            self.draw_curve(theme, &axis, curve, plot, buf);
+        }
+        for (x, value, role) in &self.dots {
+            if let Some(x) = self.window.column(*x, usize::from(plot.width))
                 && let Some(y) = axis.row(*value, usize::from(plot.height))
             {
-                put(buf, plot, x, y, theme.glyphs.eval, theme, Role::ChartEval);
+                put(buf, plot, x, y, theme.glyphs.eval, theme, *role);
             }
         }
         self.below(theme, area, plot, buf);
@@ -145,19 +158,12 @@ impl Chart {
         buf.set_string(x.max(plot.x), plot.y + y as u16, label, theme[level.role]);
     }
 
-    fn draw_curve(
-        &self,
-        theme: &Theme,
-        axis: &Axis,
-        smoothed: &[(f64, f64)],
-        plot: Rect,
-        buf: &mut Buffer,
-    ) {
+    fn draw_curve(&self, theme: &Theme, axis: &Axis, curve: &Curve, plot: Rect, buf: &mut Buffer) {
         let mut canvas = Canvas::new(plot, theme.glyphs.unicode);
         let (across, down) = (canvas.width(), canvas.height());
-        if let Some(role) = self.curve.raw {
+        if let Some(role) = curve.raw {
             let mut last = None;
-            for (x, point) in columns(&self.curve.points, self.window, across)
+            for (x, point) in columns(&curve.points, self.window, across)
                 .iter()
                 .enumerate()
             {
@@ -174,12 +180,12 @@ impl Chart {
                 canvas.dot(x, y);
                 last = Some((x, y));
             }
-            canvas.blit(buf, plot, theme[role], self.curve.smooth.is_none());
+            canvas.blit(buf, plot, theme[role], curve.smooth.is_none());
         }
-        if let Some(role) = self.curve.smooth {
+        if let Some(role) = curve.smooth {
             let mut canvas = Canvas::new(plot, theme.glyphs.unicode);
             let mut by_column: Vec<Option<f64>> = vec![None; across];
-            for (step, value) in smoothed {
+            for (step, value) in &curve.average {
                 if let Some(x) = self.window.column(*step, across) {
                     by_column[x] = Some(*value);
                 }
@@ -214,7 +220,7 @@ impl Chart {
             let Some(x) = self.window.column(step, usize::from(plot.width)) else {
                 continue;
             };
-            let label = text::count(step as u64);
+            let label = (self.label)(step);
             let w = width(&label) as u16;
             let x = (plot.x + x as u16)
                 .saturating_sub(w / 2)
@@ -230,7 +236,7 @@ impl Chart {
     fn draw_crosshair(&self, theme: &Theme, plot: Rect, buf: &mut Buffer) {
         let Some(x) = self
             .crosshair
-            .and_then(|step| self.window.column(step as f64, usize::from(plot.width)))
+            .and_then(|x| self.window.column(x, usize::from(plot.width)))
         else {
             return;
         };
@@ -246,18 +252,21 @@ impl Chart {
     }
 
     fn sparkline(&self, theme: &Theme, area: Rect, buf: &mut Buffer) {
-        let values: Vec<Option<f64>> =
-            columns(&self.curve.points, self.window, usize::from(area.width))
-                .into_iter()
-                .map(|p| p.map(|p| p.mean))
-                .collect();
-        let role = self
-            .curve
-            .smooth
-            .or(self.curve.raw)
-            .unwrap_or(Role::ChartEma);
+        let Some(curve) = self.curves.last() else {
+            return;
+        };
+        let values: Vec<Option<f64>> = columns(&curve.points, self.window, usize::from(area.width))
+            .into_iter()
+            .map(|p| p.map(|p| p.mean))
+            .collect();
+        let role = curve.smooth.or(curve.raw).unwrap_or(Role::ChartEma);
         sparkline(theme, role, &values, None, area, buf);
     }
+}
+
+/// A step as it is written below a chart.
+pub fn step_label(step: f64) -> String {
+    text::count(step as u64)
 }
 
 fn put(buf: &mut Buffer, plot: Rect, x: usize, y: usize, symbol: &str, theme: &Theme, role: Role) {

@@ -11,8 +11,9 @@ use super::desk::{
     Suggestion,
 };
 use super::form::{Button, Field, Form, Step};
-use crate::ui::app::edit;
+use crate::ui::chart::Align;
 use crate::ui::lang::Lang;
+use crate::ui::line::LineEdit;
 use crate::ui::text;
 use crate::ui::theme::{Catalogue, Theme};
 
@@ -119,14 +120,6 @@ pub enum Dialog {
     Filter {
         before: String,
     },
-}
-
-/// How curves are laid over each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Align {
-    Step,
-    /// From the beginning to the planned end.
-    Share,
 }
 
 /// Runs side by side.
@@ -532,10 +525,7 @@ impl Home {
                         self.page = Page::List;
                     }
                     KeyCode::Char('a') => {
-                        view.align = match view.align {
-                            Align::Step => Align::Share,
-                            Align::Share => Align::Step,
-                        };
+                        view.align = view.align.next();
                     }
                     KeyCode::Char('L') => view.log = !view.log,
                     KeyCode::Down | KeyCode::Char('j') => {
@@ -554,7 +544,8 @@ impl Home {
     }
 
     fn next_theme(&mut self) {
-        self.themes.next();
+        let next = (self.themes.chosen() + 1) % self.themes.names().len();
+        self.themes.choose_index(next);
         self.theme = self.themes.theme();
         let text = self.lang.theme_is(&self.theme.name);
         self.toast(true, text);
@@ -823,4 +814,11 @@ impl Home {
             }
         }
     }
+}
+
+/// Takes a key at the end of a line that is typed.
+pub(super) fn edit(text: &mut String, key: KeyEvent) {
+    let mut line = LineEdit::new(text);
+    line.key(key);
+    *text = line.text().to_owned();
 }

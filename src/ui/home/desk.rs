@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::protocol::{PhaseName, Series};
+use crate::protocol::{PhaseName, RunCurves};
 
 /// Answers home's questions. Every call may take its time: it is made on a thread of home's own.
 pub trait Desk: Send + Sync {
@@ -272,10 +272,7 @@ pub struct Comparison {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ComparedRun {
     pub name: String,
-    pub phase: PhaseName,
-    pub loss: Series,
-    pub last_step: u64,
-    pub total_steps: u64,
+    pub curves: RunCurves,
     pub last_loss: Option<f64>,
     pub eval: Option<f64>,
     pub tokens_per_second: Option<f64>,

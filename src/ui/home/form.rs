@@ -347,7 +347,7 @@ impl Form {
                     KeyCode::Left => self.choose(field, -1),
                     KeyCode::Right => self.choose(field, 1),
                     _ if field == Field::Method => {}
-                    _ => crate::ui::app::edit(&mut self.values[i], key),
+                    _ => super::app::edit(&mut self.values[i], key),
                 }
                 self.changed(i, &before)
             }

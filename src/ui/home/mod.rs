@@ -15,8 +15,7 @@ mod list;
 pub mod view;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
@@ -28,6 +27,7 @@ pub use app::HomeLeave;
 use app::{Action, Home, Msg, Section};
 use desk::Desk;
 
+use super::editor;
 use super::event_loop::now;
 use super::lang::Lang;
 use super::screen::Screen;
@@ -268,8 +268,14 @@ fn act<W: Write>(
             resized(home, screen);
         }
         Action::Edit(path) => {
-            if let Err(why) = guard.lend(|| edit(&path)) {
-                home.toast(false, why.to_string());
+            guard.release();
+            let edited = edit(&path);
+            if guard.retake().is_err() {
+                return Ok(Some(HomeLeave::Quit));
+            }
+            if let Err(why) = edited {
+                let why = home.lang.no_editor(why);
+                home.toast(false, why);
             }
             resized(home, screen);
         }
@@ -286,24 +292,10 @@ fn resized<W: Write>(home: &mut Home, screen: &mut Screen<W>) {
 
 /// Opens a file in the person's editor and waits for it.
 fn edit(path: &Path) -> io::Result<()> {
-    let editor = ["VISUAL", "EDITOR"]
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))
-        .unwrap_or_else(|| "vi".to_owned());
-    // An editor may come with arguments: `code --wait`.
-    let mut words = editor.split_whitespace().map(PathBuf::from);
-    let program = words.next().unwrap_or_else(|| PathBuf::from("vi"));
-    let status = Command::new(&program)
-        .args(words)
-        .arg(path)
-        .status()
-        .map_err(|e| io::Error::other(format!("cannot start {}: {e}", program.display())))?;
+    let status = editor::start(path)?.wait()?;
     if status.success() {
         Ok(())
     } else {
-        Err(io::Error::other(format!(
-            "{} has ended with {status}",
-            program.display()
-        )))
+        Err(io::Error::other(status.to_string()))
     }
 }

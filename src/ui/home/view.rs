@@ -165,7 +165,10 @@ fn dialog(home: &Home, area: Rect, buf: &mut Buffer) {
         Some(Dialog::Delete(run)) => {
             let folder = run.folder.display().to_string();
             let question = lang.delete_question(&run.name, folder);
-            let keys = [("y", lang.delete_it(), true), ("n", lang.keep_it(), false)];
+            let keys = [
+                ("y", lang.delete_it(), true),
+                ("n", lang.keep_the_run(), false),
+            ];
             choices(home, lang.delete_title(), &question, &keys, None, area, buf);
         }
         Some(Dialog::Start { config, selected }) => {

@@ -52,6 +52,8 @@ sentences! {
     took(time): "took {time}", "用时 {time}";
     rank_trained(rank, parameters, share): "rank {rank}, {parameters} trained ({share} %)", "秩 {rank}，训练 {parameters} 参数（{share} %）";
     base_loss(loss): "base {loss}", "基座 {loss}";
+    remedy_key(key): "{key} tries it", "按 {key} 采用";
+    more_alerts(n): "+{n} more in the log", "日志中另有 {n} 条";
     steps_skipped(n): "{n} skipped", "跳过 {n} 步";
     too_small(columns, rows, width, height): "The deck needs {columns} x {rows} characters and has {width} x {height}: please enlarge the window. q leaves; the run goes on.", "界面需要 {columns} x {rows} 个字符，现有 {width} x {height}：请放大窗口。按 q 离开；运行继续。";
 

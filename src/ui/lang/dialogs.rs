@@ -6,6 +6,7 @@ words! {
     mark_checkpoint: "checkpoint", "检查点";
     mark_non_finite: "step skipped: loss or gradient not finite", "跳过的步：损失或梯度不是有限数";
     mark_pause: "pause", "暂停";
+    mark_sample: "sample", "样例";
     mark_config_change: "config change", "配置更改";
     mark_resume: "resumed from a checkpoint", "从检查点恢复";
 
@@ -28,6 +29,28 @@ words! {
     begins_anew: "It has no checkpoint and begins anew.", "没有检查点，将从头开始。";
     start_it: "start", "启动";
     leave_it: "leave it", "不启动";
+
+    prompt_title: "a prompt to sample", "要采样的提示词";
+    set_it: "set", "设定";
+    keep_it: "keep", "保留";
+    show_it: "show or hide", "显示或隐藏";
+    close_it: "close", "关闭";
+    compare_title: "other runs", "其他运行";
+    looking_for_runs: "looking", "正在查找";
+    no_other_runs: "no other run lies beside this one", "旁边没有其他运行";
+    edit_asked_title: "what the edit changes", "此次编辑的更改";
+    edit_broken_title: "the edit has mistakes", "编辑有错误";
+    edit_seen_title: "the config file has changed", "配置文件已更改";
+    restart_keys_wait: "What needs a restart does not act on this run: it takes a new one (train with --resume never, or another output_dir).", "需要重新启动的更改对本运行无效：须新建运行（train 加 --resume never，或改用其他 output_dir）。";
+    write_it: "write the file", "写入文件";
+    edit_again: "edit again", "再次编辑";
+    throw_away: "throw the edit away", "放弃编辑";
+    file_stays: "the config file stays as it was", "配置文件保持原样";
+    nothing_edited: "nothing was changed", "没有更改";
+    nothing_to_copy: "there is nothing to copy here", "此处没有可复制的内容";
+    no_alert: "no alert", "没有警报";
+    bell_on: "bell on: alerts ring", "响铃已开：警报时响";
+    bell_off: "bell off", "响铃已关";
 
     filter_hint: "Enter keeps it, Esc takes it back", "回车保留，Esc 撤回";
 
@@ -54,6 +77,13 @@ sentences! {
     run_has_ended(run, phase): "{run} has {phase}.", "{run} {phase}。";
     no_runner_of(run): "No runner of {run} is alive.", "{run} 没有运行进程。";
     start_question(what, from): "{what} Start its runner again? {from}", "{what}重新启动运行进程吗？{from}";
+
+    value_now(value, source): "now {value} ({source})", "当前 {value}（{source}）";
+    needs_new_run(key, open): "{key} needs a new run; {open} opens the config file", "{key} 需要新的运行；按 {open} 打开配置文件";
+    too_many_runs(n): "{n} other runs are shown already", "已显示 {n} 个其他运行";
+    copied(bytes): "copied {bytes} bytes", "已复制 {bytes} 字节";
+    not_copied(why): "not copied: {why}", "未复制：{why}";
+    no_editor(why): "the editor could not be used: {why}", "无法使用编辑器：{why}";
 
     theme_is(name): "theme: {name}", "主题：{name}";
     readonly_because(why): "this deck is read-only: {why}", "本界面只读：{why}";

@@ -52,7 +52,7 @@ words! {
 
     delete_title: "delete", "删除";
     delete_it: "delete", "删除";
-    keep_it: "keep it", "保留";
+    keep_the_run: "keep it", "保留";
     delete_live: "its runner is alive: stop the run first", "运行进程仍在：请先停止该运行";
     start_config_title: "start", "启动";
     start_and_attach: "start it and open its deck", "启动并打开界面";
@@ -64,7 +64,7 @@ words! {
     config_has_errors: "this config has errors: mend them first", "该配置有错误：请先修正";
     mark_two: "mark the runs to compare with the space bar: two at least", "用空格标记要比较的运行：至少两个";
 
-    compare_title: "comparison", "比较";
+    compared: "comparison", "比较";
     compare_settings: "what differs in their configs", "配置的不同之处";
     compare_same: "their configs are the same", "配置相同";
     compare_no_curve: "none of these runs has done a step", "这些运行都尚未开始训练";
@@ -75,8 +75,6 @@ words! {
     row_memory: "peak memory", "内存峰值";
     row_revision: "revision", "版本";
     row_program: "loradeck", "loradeck";
-    by_step: "step", "步";
-    by_share: "share of the run", "进度";
 
     form_title: "new run", "新建运行";
     form_fits: "what fits", "内存估算";
@@ -154,6 +152,5 @@ sentences! {
     the_data_is(data): "The data: {data}", "数据：{data}";
     batch_of(n, bytes, fit): "batch_size {n}: {bytes}, {fit}", "batch_size {n}：{bytes}，{fit}";
     rows_of(tokens): "rows of {tokens} tokens", "每行 {tokens} 个词元";
-    aligned_by(what): "by {what}", "按{what}";
     cannot_suggest(why): "no advice: {why}", "无法给出建议：{why}";
 }

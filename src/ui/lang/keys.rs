@@ -10,6 +10,10 @@ words! {
     help_checkpoint: "save a checkpoint now", "立即保存检查点";
     help_export: "export the adapter as it is now", "导出当前的适配器";
     help_sample: "sample the prompts now", "立即对提示词采样";
+    help_sample_prompt: "sample a prompt that you type", "对输入的提示词采样";
+    help_edit_value: "change the selected value of the config", "修改选中的配置值";
+    help_edit_file: "open the config file in $EDITOR", "用 $EDITOR 打开配置文件";
+    help_remedy: "follow the newest alert's remedy", "采用最新警报的建议";
     help_eval: "evaluate the held-out records now", "立即用留出样本评估";
     help_stop: "stop the run: save, discard or cancel", "停止运行：保存、放弃或取消";
     help_runs: "home: all runs, configs and the queue", "主页：所有运行、配置和队列";
@@ -42,9 +46,17 @@ words! {
     help_log_scale: "logarithmic or linear scale", "对数或线性刻度";
     help_crosshair_left: "crosshair to the left", "十字线左移";
     help_crosshair_right: "crosshair to the right", "十字线右移";
+    help_pan_left: "move the chart to earlier steps; samples: an earlier left side", "图表移向更早的步；样例：左侧取更早的";
+    help_pan_right: "move the chart to later steps; samples: a later left side", "图表移向更晚的步；样例：左侧取更晚的";
+    help_rougher: "average over fewer steps, down to none", "用更少的步取平均，直到不取";
+    help_smoother: "average over more steps", "用更多的步取平均";
+    help_compare: "show other runs in the loss chart", "在损失图中显示其他运行";
+    help_align: "align runs by step, tokens or time", "按步、词元或时间对齐各运行";
+    help_yank: "copy what the pane is about", "复制面板内容";
+    help_bell: "ring at alerts and at the end, or not", "警报和结束时响铃，或不响";
     help_help: "this help", "本帮助";
     help_palette: "find an action by its name", "按名称查找操作";
-    help_theme: "next theme", "下一个主题";
+    help_theme: "choose a theme", "选择主题";
     help_mouse: "mouse on or off (off: the terminal selects text)", "鼠标开或关（关：由终端选择文本）";
     help_redraw: "draw everything anew", "全部重绘";
     help_suspend: "suspend the deck; fg brings it back", "挂起界面；用 fg 恢复";
@@ -56,6 +68,7 @@ words! {
     hint_checkpoint: "checkpoint", "检查点";
     hint_export: "export", "导出";
     hint_sample: "sample", "采样";
+    hint_edit_value: "edit", "修改";
     hint_eval: "eval", "评估";
     hint_stop: "stop", "停止";
     hint_detach: "detach", "离开";

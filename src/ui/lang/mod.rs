@@ -64,6 +64,7 @@ mod deck;
 mod dialogs;
 mod home;
 mod keys;
+mod log;
 mod panes;
 
 impl Lang {

@@ -28,6 +28,10 @@ words! {
     gradient_norm: "gradient norm", "梯度范数";
     gradient_norm_log: "gradient norm, log", "梯度范数（对数）";
 
+    by_step: "by step", "按步";
+    by_tokens: "by tokens", "按词元";
+    by_time: "by time", "按时间";
+
     no_reading: "no reading yet", "尚无读数";
     no_gpu: "no GPU", "没有 GPU";
     gpu_lost: "GPU lost", "GPU 已丢失";
@@ -63,9 +67,10 @@ words! {
 
     no_samples: "none yet; s samples now", "暂无；按 s 立即采样";
     bare_base: "bare base", "原始基座";
-    with_adapter: "with adapter", "带适配器";
+    not_sampled_then: "not sampled then", "当时未采样";
     base: "base", "基座";
     adapter: "adapter", "适配器";
+    with_adapter: "with adapter", "带适配器";
 
     no_saves: "none yet; c saves one now", "暂无；按 c 立即保存";
     reason_scheduled: "scheduled", "按计划";
@@ -81,6 +86,8 @@ words! {
 }
 
 sentences! {
+    average_over(steps): "over {steps} steps", "跨 {steps} 步";
+    window_fixed(times): "{times} fixed", "{times} 固定";
     bare_base_loss(loss): "bare base {loss}", "原始基座 {loss}";
     clock_memory(core, memory): "{core} MHz, memory {memory} MHz", "{core} MHz，显存 {memory} MHz";
     percent_of_cores(percent, cores): "{percent} % of {cores}", "{percent} % / {cores} 核";

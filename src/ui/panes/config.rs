@@ -4,30 +4,33 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::{Segment, empty};
+use crate::protocol::ConfigEntry;
 use crate::ui::app::App;
 use crate::ui::layout::Pane;
 use crate::ui::text::{self, pad, truncate};
 use crate::ui::theme::{Role, Theme};
 
+/// The values that pass the filter.
+pub fn shown(app: &App) -> Vec<&ConfigEntry> {
+    let filter = app.view.filter(Pane::Config).to_lowercase();
+    let passes = |e: &&ConfigEntry| {
+        filter.is_empty()
+            || e.key.to_lowercase().contains(&filter)
+            || e.value.to_lowercase().contains(&filter)
+    };
+    app.state.config.iter().filter(passes).collect()
+}
+
 pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
-    let config = &app.state.config;
-    if config.is_empty() {
+    if app.state.config.is_empty() {
         return empty(theme, app.lang.no_config());
     }
     let columns = usize::from(area.width);
-    let filter = app.view.filter(Pane::Config).to_lowercase();
-    let shown: Vec<_> = config
-        .iter()
-        .filter(|e| {
-            filter.is_empty()
-                || e.key.to_lowercase().contains(&filter)
-                || e.value.to_lowercase().contains(&filter)
-        })
-        .collect();
+    let shown = shown(app);
     if shown.is_empty() {
         return empty(theme, app.lang.nothing_matches());
     }
-    let widest = |f: fn(&crate::protocol::ConfigEntry) -> &str, most: usize| {
+    let widest = |f: fn(&ConfigEntry) -> &str, most: usize| {
         shown
             .iter()
             .map(|e| text::width(f(e)))
@@ -46,9 +49,12 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let gaps = 2 * (1 + usize::from(sources > 0) + usize::from(applies > 0));
     let values = columns.saturating_sub(keys + sources + applies + gaps);
     let ellipsis = theme.glyphs.ellipsis;
+    let selected = app.view.value.min(shown.len() - 1);
+    let focused = app.focus() == Pane::Config;
     shown
         .into_iter()
-        .map(|e| {
+        .enumerate()
+        .map(|(i, e)| {
             let default = e.source == "default";
             let value = theme[if default { Role::Muted } else { Role::Text }];
             let mut spans = vec![
@@ -74,6 +80,11 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
                     _ => (app.lang.applies_restart(), Role::Faint),
                 };
                 spans.push(Span::styled(word, theme[role]));
+            }
+            if focused && i == selected {
+                // One style over the whole row, to its end.
+                let row: String = spans.iter().map(|s| s.content.as_ref()).collect();
+                return Line::styled(pad(&row, columns), theme[Role::Selection]);
             }
             Line::from(spans)
         })

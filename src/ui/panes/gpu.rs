@@ -13,6 +13,8 @@ use crate::ui::theme::{Role, Theme};
 /// Degrees from which the temperature is worth a look, and from which it is trouble.
 const WARM: u32 = 80;
 const HOT: u32 = 90;
+/// Rows of a device with everything.
+const FULL: usize = 9;
 /// Columns of the labels.
 const LABELS: usize = 8;
 
@@ -39,21 +41,23 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             Role::Error,
             reason,
         ),
-        Some(GpuStatus::Present { gpus }) if gpus.len() == 1 => {
-            one(app, theme, area, &gpus[0], true)
-        }
         Some(GpuStatus::Present { gpus }) => {
-            let mut lines = Vec::new();
-            // All of them on two rows each when there is no room for more.
-            let roomy = gpus.len() * 7 <= usize::from(area.height);
-            for gpu in gpus {
-                if roomy {
-                    lines.extend(one(app, theme, area, gpu, false));
-                } else {
-                    lines.extend(compact(theme, columns, gpu));
-                }
-            }
-            lines
+            // Every device has a place as long as there is a row for each.
+            let rows = usize::from(area.height) / gpus.len().max(1);
+            gpus.iter()
+                .flat_map(|gpu| match rows {
+                    _ if gpus.len() == 1 => full(app, theme, area, gpu, 2),
+                    FULL.. => full(app, theme, area, gpu, 2),
+                    7.. => full(app, theme, area, gpu, 0),
+                    3.. => {
+                        let mut lines = compact(theme, columns, gpu);
+                        lines.push(busy_history(app, theme, gpu, columns));
+                        lines
+                    }
+                    2 => compact(theme, columns, gpu),
+                    _ => vec![row(theme, columns, gpu)],
+                })
+                .collect()
         }
     }
 }
@@ -138,12 +142,13 @@ fn power(gpu: &GpuReading) -> Option<String> {
     })
 }
 
-fn one(
+/// Everything that NVML tells, a row each, with so many history lines where there is room.
+fn full(
     app: &App,
     theme: &Theme,
     area: Rect,
     gpu: &GpuReading,
-    history: bool,
+    histories: usize,
 ) -> Vec<Line<'static>> {
     let columns = usize::from(area.width);
     let text_style = theme[Role::Text];
@@ -233,23 +238,47 @@ fn one(
             theme[Role::Warning],
         ));
     }
-    if history && lines.len() < usize::from(area.height) {
-        let values: Vec<f64> = app
-            .state
-            .gpu_history
-            .iter()
-            .map(|(_, busy)| f64::from(*busy) / 100.0)
-            .collect();
-        lines.push(history_line(
-            theme,
-            app.lang.history(),
-            LABELS,
-            &values,
-            app.readings,
-            columns,
-        ));
+    let room = usize::from(area.height).saturating_sub(lines.len());
+    for line in [
+        busy_history(app, theme, gpu, columns),
+        memory_history(app, theme, gpu, columns),
+    ]
+    .into_iter()
+    .take(histories.min(room))
+    {
+        lines.push(line);
     }
     lines
+}
+
+fn busy_history(app: &App, theme: &Theme, gpu: &GpuReading, columns: usize) -> Line<'static> {
+    let shares = |_: u64, busy: u32| f64::from(busy) / 100.0;
+    history(app, theme, gpu, app.lang.busy(), shares, columns)
+}
+
+fn memory_history(app: &App, theme: &Theme, gpu: &GpuReading, columns: usize) -> Line<'static> {
+    let total = gpu.memory_total.max(1) as f64;
+    let shares = |used: u64, _: u32| used as f64 / total;
+    history(app, theme, gpu, app.lang.memory(), shares, columns)
+}
+
+fn history(
+    app: &App,
+    theme: &Theme,
+    gpu: &GpuReading,
+    label: &str,
+    share: impl Fn(u64, u32) -> f64,
+    columns: usize,
+) -> Line<'static> {
+    let values: Vec<f64> = app
+        .state
+        .gpu_history
+        .iter()
+        .filter(|h| h.index == gpu.index)
+        .flat_map(|h| &h.readings)
+        .map(|(used, busy)| share(*used, *busy))
+        .collect();
+    history_line(theme, label, LABELS, &values, app.readings, columns)
 }
 
 /// Two rows: memory, and everything else in words.
@@ -289,6 +318,32 @@ fn compact(theme: &Theme, columns: usize, gpu: &GpuReading) -> Vec<Line<'static>
     ));
     spans.push(Span::styled(used, theme[Role::Text]));
     vec![Line::from(head), Line::from(spans)]
+}
+
+/// One row: name, memory, utilisation and temperature.
+fn row(theme: &Theme, columns: usize, gpu: &GpuReading) -> Line<'static> {
+    let gib = |bytes: u64| format!("{:.0}", bytes as f64 / (1u64 << 30) as f64);
+    let used = format!(" {:>3}/{} GiB", gib(gpu.memory_used), gib(gpu.memory_total));
+    let mut facts = vec![Span::styled(used, theme[Role::Text])];
+    if let Some(busy) = gpu.utilization {
+        facts.push(Span::styled(format!(" {busy:>3} %"), theme[Role::Text]));
+    }
+    if let Some(heat) = temperature(theme, gpu) {
+        facts.extend([Span::raw(" "), heat]);
+    }
+    let words: usize = facts.iter().map(Span::width).sum();
+    let room = columns.saturating_sub(words + 1);
+    let names = (room / 2).clamp(4, 28).min(room);
+    let mut spans = name(theme, names, gpu);
+    let used: usize = spans.iter().map(Span::width).sum();
+    spans.push(Span::raw(" ".repeat(names.saturating_sub(used) + 1)));
+    spans.extend(bar(
+        theme,
+        &memory_parts(gpu),
+        room.saturating_sub(names.max(used)),
+    ));
+    spans.extend(facts);
+    Line::from(spans)
 }
 
 /// Shares over time, the newest at the right. Several readings share a column, and the columns are

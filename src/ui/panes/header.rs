@@ -5,9 +5,10 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::{Segment, fine_bar};
-use crate::protocol::PhaseName;
+use crate::protocol::{PhaseName, Remedy};
 use crate::ui::app::{App, Connection};
 use crate::ui::chart::trend;
+use crate::ui::keymap::Act;
 use crate::ui::text::{self, width};
 use crate::ui::theme::{Role, Theme};
 
@@ -67,6 +68,31 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             metrics(app, theme, row(2), buf);
         }
     }
+}
+
+/// The newest alert with its remedy, how to follow it, and how many more there are.
+pub fn alert(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let active = app.state.alerts.active();
+    let Some(newest) = active.last() else { return };
+    let mut end = String::new();
+    if matches!(newest.alert.remedy(), Remedy::Set { .. })
+        && let Some(key) = app.keymap.first(Act::Remedy)
+    {
+        end += &format!("   {}", app.lang.remedy_key(key));
+    }
+    if active.len() > 1 {
+        end += &format!("   {}", app.lang.more_alerts(active.len() - 1));
+    }
+    let columns = usize::from(area.width.saturating_sub(2));
+    let sentence = format!("{} {}", theme.glyphs.alert, app.lang.alert(&newest.alert));
+    // The remedy matters more than the key for it.
+    let fits = width(&sentence) + width(&end) <= columns;
+    let sentence = text::truncate(&sentence, columns, theme.glyphs.ellipsis);
+    let mut spans = vec![Span::styled(sentence, theme[Role::Warning])];
+    if fits {
+        spans.push(Span::styled(end, theme[Role::Muted]));
+    }
+    buf.set_line(area.x + 1, area.y, &Line::from(spans), columns as u16);
 }
 
 /// Segments from the left as far as there is room, and one at the right.

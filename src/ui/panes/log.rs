@@ -28,7 +28,8 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let folder = format!("{}/", app.state.run_dir.trim_end_matches('/'));
     let mut lines = Vec::new();
     for entry in &app.state.log {
-        let body = entry.text.replace(&folder, "").replace(&own, "");
+        let body = app.lang.log_entry(&entry.entry);
+        let body = body.replace(&folder, "").replace(&own, "");
         let word = match entry.level {
             Level::Info => String::new(),
             Level::Warning => format!("{} ", app.lang.warning()),

@@ -1,16 +1,25 @@
 //! The loss: raw values faint, their moving average bold, held-out losses, and what happened.
 
+use std::borrow::Cow;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Span;
 
 use super::Segment;
-use crate::ui::app::App;
-use crate::ui::chart::{Chart, Curve, LevelLine, Mark, Window, points, smooth};
+use crate::protocol::RunCurves;
+use crate::ui::app::{App, NO_AVERAGE};
+use crate::ui::chart::{
+    Align, Chart, Curve, LevelLine, Mark, Point, Window, colours, memory, points, run_curve,
+    smooth, step_label, window_of,
+};
 use crate::ui::text;
 use crate::ui::theme::{Role, Theme};
 
 pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    if !app.others.chosen.is_empty() {
+        return draw_runs(app, theme, area, buf);
+    }
     let state = &app.state;
     let window = window(app);
     let points = points(&state.loss, window);
@@ -29,15 +38,16 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         return;
     }
     let base = state.base_eval_loss.map(|b| b.0).filter(|b| b.is_finite());
+    let roles = (Role::ChartRaw, Role::ChartEma);
     Chart {
         window,
         log: app.view.log_loss,
-        curve: Curve {
-            points,
-            raw: Some(Role::ChartRaw),
-            smooth: Some(Role::ChartEma),
-        },
-        dots: state.evals.iter().map(|(s, v)| (*s, v.0)).collect(),
+        curves: vec![curve(app, points, window, roles)],
+        dots: state
+            .evals
+            .iter()
+            .map(|(s, v)| (*s as f64, v.0, Role::ChartEval))
+            .collect(),
         level: base.map(|value| LevelLine {
             value,
             keep: app.view.zoom == 0,
@@ -45,19 +55,97 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             role: Role::ChartBase,
         }),
         marks: marks(app, theme),
-        crosshair: app.view.crosshair,
+        crosshair: app.view.crosshair.map(|s| s as f64),
+        label: step_label,
     }
     .draw(theme, area, buf);
 }
 
+/// Raw values in one role and their average in another; without an average the raw values take
+/// its role.
+pub fn curve(
+    app: &App,
+    points: Vec<Point>,
+    window: Window,
+    (raw, smoothed): (Role, Role),
+) -> Curve {
+    let smoothing = app.view.smoothing;
+    if smoothing == NO_AVERAGE {
+        return Curve {
+            points,
+            raw: Some(smoothed),
+            smooth: None,
+            average: Vec::new(),
+        };
+    }
+    Curve {
+        raw: Some(raw),
+        smooth: Some(smoothed),
+        average: smooth(&points, memory(window.span(), smoothing)),
+        points,
+    }
+}
+
+/// This run among others: averages alone, aligned as chosen.
+fn draw_runs(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let runs = runs(app);
+    let align = app.others.align;
+    let curves: Vec<&RunCurves> = runs.iter().map(|(run, _)| run.as_ref()).collect();
+    let window = match app.view.pan {
+        Some(_) if align == Align::Step => window(app),
+        _ => window_of(&curves, align, app.view.zoom),
+    };
+    let smoothing = app.view.smoothing.max(NO_AVERAGE + 1);
+    let mut chart = Chart {
+        window,
+        log: app.view.log_loss,
+        curves: Vec::new(),
+        dots: Vec::new(),
+        level: None,
+        marks: Vec::new(),
+        crosshair: app
+            .view
+            .crosshair
+            .map(|s| align.place(s as f64, &app.state.tokens, &app.state.seconds)),
+        label: align.label(),
+    };
+    for (run, role) in &runs {
+        let (curve, dots) = run_curve(run, align, window, smoothing, *role);
+        chart.curves.push(curve);
+        chart.dots.extend(dots);
+    }
+    chart.draw(theme, area, buf);
+}
+
+/// The runs that show with their colours, this one last: it is drawn over the others.
+fn runs(app: &App) -> Vec<(Cow<'_, RunCurves>, Role)> {
+    let others: Vec<&RunCurves> = app.others.curves().collect();
+    let names: Vec<&str> = others.iter().map(|r| r.run.as_str()).collect();
+    let colours = colours(&names);
+    others
+        .into_iter()
+        .zip(colours)
+        .map(|(run, role)| (Cow::Borrowed(run), role))
+        .chain([(Cow::Owned(RunCurves::of(&app.state)), Role::ChartEma)])
+        .collect()
+}
+
 /// What both charts show of the steps.
 pub fn window(app: &App) -> Window {
-    Window::new(
-        app.state.last.step,
-        app.state.total_steps,
-        app.view.zoom,
-        app.view.crosshair,
-    )
+    let (state, view) = (&app.state, &app.view);
+    let window = Window::new(
+        state.last.step,
+        state.total_steps,
+        view.zoom,
+        view.crosshair.filter(|_| view.pan.is_none()),
+    );
+    match view.pan {
+        Some(last) => Window {
+            first: last - window.span(),
+            last,
+        },
+        None => window,
+    }
 }
 
 /// What happened, the gravest last.
@@ -65,7 +153,9 @@ pub fn marks(app: &App, theme: &Theme) -> Vec<Mark> {
     let g = theme.glyphs;
     let m = &app.state.marks;
     let saves: Vec<u64> = app.state.checkpoints.iter().map(|c| c.step).collect();
+    let samples = app.sample_steps();
     [
+        (&samples, g.sample, Role::Key),
         (&saves, g.checkpoint, Role::Good),
         (&m.config_changes, g.config_change, Role::Accent),
         (&m.pauses, g.pause, Role::Warning),
@@ -92,31 +182,69 @@ pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
 }
 
 fn legend(app: &App, theme: &Theme) -> Vec<Segment> {
-    let g = theme.glyphs;
-    let mut segments: Vec<Segment> = [
-        (g.rule, Role::ChartRaw, app.lang.raw()),
-        (g.rule_focus, Role::ChartEma, app.lang.average()),
-        (g.eval, Role::ChartEval, app.lang.held_out()),
-        (g.checkpoint, Role::Good, app.lang.checkpoint()),
-    ]
-    .into_iter()
-    .map(|(glyph, role, word)| {
+    if !app.others.chosen.is_empty() {
+        return runs_legend(app, theme);
+    }
+    let (g, lang) = (theme.glyphs, app.lang);
+    let curves = match app.view.smoothing {
+        NO_AVERAGE => vec![(g.rule_focus, Role::ChartEma, lang.raw())],
+        _ => vec![
+            (g.rule, Role::ChartRaw, lang.raw()),
+            (g.rule_focus, Role::ChartEma, lang.average()),
+        ],
+    };
+    let signs = [
+        (g.eval, Role::ChartEval, lang.held_out()),
+        (g.checkpoint, Role::Good, lang.checkpoint()),
+        (g.sample, Role::Key, lang.hint_sample()),
+    ];
+    let legend = curves.into_iter().chain(signs).map(|(glyph, role, word)| {
         vec![
             Span::styled(glyph, theme[role]),
             Span::styled(format!(" {word}"), theme[Role::Muted]),
         ]
-    })
-    .collect();
-    if app.view.log_loss {
-        segments.insert(
-            0,
-            vec![Span::styled(app.lang.logarithmic(), theme[Role::Accent])],
-        );
+    });
+    settings(app, theme).into_iter().chain(legend).collect()
+}
+
+/// What differs from the usual view.
+fn settings(app: &App, theme: &Theme) -> Vec<Segment> {
+    let (view, lang) = (&app.view, app.lang);
+    let mut words = Vec::new();
+    if view.zoom > 0 {
+        let times = format!("{}{}", theme.glyphs.times, 1u64 << view.zoom.min(40));
+        words.push(match view.pan {
+            Some(_) => lang.window_fixed(times),
+            None => times,
+        });
     }
-    if app.view.zoom > 0 {
-        let zoom = format!("{}{}", g.times, 1u64 << app.view.zoom.min(40));
-        segments.insert(0, vec![Span::styled(zoom, theme[Role::Accent])]);
+    if view.log_loss {
+        words.push(lang.logarithmic().to_owned());
     }
+    if view.smoothing != 0 && view.smoothing != NO_AVERAGE {
+        let steps = memory(window(app).span(), view.smoothing);
+        words.push(lang.average_over(text::short(steps.round().max(1.0))));
+    }
+    words
+        .into_iter()
+        .map(|word| vec![Span::styled(word, theme[Role::Accent])])
+        .collect()
+}
+
+/// By what the runs are aligned, and each with its colour and loss, this one first.
+fn runs_legend(app: &App, theme: &Theme) -> Vec<Segment> {
+    let word = app.others.align.word(app.lang);
+    let mut segments = vec![vec![Span::styled(word, theme[Role::Accent])]];
+    segments.extend(runs(app).into_iter().rev().map(|(run, role)| {
+        let rule = theme.glyphs.rule_focus.repeat(2);
+        let name = text::truncate(&run.run, 20, theme.glyphs.ellipsis);
+        let loss = text::number(run.loss.last().map_or(f64::NAN, |l| l.1));
+        vec![
+            Span::styled(format!("{rule} "), theme[role]),
+            Span::styled(name, theme[Role::Text]),
+            Span::styled(format!(" {loss}"), theme[Role::Muted]),
+        ]
+    }));
     segments
 }
 
@@ -133,7 +261,7 @@ fn readout(app: &App, theme: &Theme, step: u64) -> Vec<Segment> {
             .map(|p| p.mean)
     };
     let loss_points = points(&app.state.loss, window);
-    let average = smooth(&loss_points, window)
+    let average = smooth(&loss_points, memory(window.span(), app.view.smoothing))
         .into_iter()
         .rfind(|(s, _)| *s <= step as f64)
         .map(|(_, v)| v);
@@ -149,7 +277,11 @@ fn readout(app: &App, theme: &Theme, step: u64) -> Vec<Segment> {
     )]];
     for (label, value, role) in [
         (lang.loss(), nearest(&app.state.loss), Role::Text),
-        (lang.average(), average, Role::ChartEma),
+        (
+            lang.average(),
+            average.filter(|_| app.view.smoothing != NO_AVERAGE),
+            Role::ChartEma,
+        ),
         (lang.held_out(), eval, Role::ChartEval),
         (
             lang.rate_short(),

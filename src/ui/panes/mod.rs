@@ -60,6 +60,17 @@ fn lines(app: &App, theme: &Theme, pane: Pane, inner: Rect) -> Option<Vec<Line<'
     }
 }
 
+/// A pane's lines as plain text, as wide as the screen.
+pub fn plain(app: &App, pane: Pane) -> String {
+    let area = Rect::new(0, 0, app.size.0, app.size.1);
+    let lines = lines(app, &app.theme, pane, area).unwrap_or_default();
+    let lines: Vec<String> = lines
+        .iter()
+        .map(|l| l.to_string().trim_end().to_owned())
+        .collect();
+    lines.join("\n")
+}
+
 /// Lines a showing pane has, and rows it has for them.
 pub fn extent(app: &App, pane: Pane) -> Option<(usize, usize)> {
     let inner = app.arrangement()?.slot_of(pane)?.inner();

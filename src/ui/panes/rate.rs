@@ -5,10 +5,10 @@ use ratatui::layout::Rect;
 use ratatui::text::Span;
 
 use super::Segment;
-use super::loss::window;
+use super::loss::{curve, window};
 use crate::protocol::Series;
 use crate::ui::app::App;
-use crate::ui::chart::{Chart, Curve, points};
+use crate::ui::chart::{Chart, Curve, points, step_label};
 use crate::ui::text;
 use crate::ui::theme::{Role, Theme};
 
@@ -102,15 +102,20 @@ fn one(
     Chart {
         window,
         log,
-        curve: Curve {
-            points: points(series, window),
-            raw: Some(raw),
-            smooth,
-        },
+        curves: vec![match smooth {
+            Some(smooth) => curve(app, points(series, window), window, (raw, smooth)),
+            None => Curve {
+                points: points(series, window),
+                raw: Some(raw),
+                smooth: None,
+                average: Vec::new(),
+            },
+        }],
         dots: Vec::new(),
         level: None,
         marks: Vec::new(),
-        crosshair: app.view.crosshair,
+        crosshair: app.view.crosshair.map(|s| s as f64),
+        label: step_label,
     }
     .draw(
         theme,

@@ -3,14 +3,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use super::{BUILTIN, Capabilities, Theme, ThemeFile, builtin};
+use super::{BUILTIN, Capabilities, Styles, Theme, ThemeFile, builtin, resolve};
 
-/// Themes to cycle through.
-#[derive(Clone, Debug)]
+/// Themes to choose from.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Catalogue {
     capabilities: Capabilities,
-    themes: Vec<ThemeFile>,
+    themes: Vec<(String, Styles)>,
     chosen: usize,
     /// Sentences about files that are not themes, for the user to see.
     pub problems: Vec<String>,
@@ -19,83 +20,124 @@ pub struct Catalogue {
 impl Catalogue {
     /// The built-in themes alone.
     pub fn built_in(capabilities: Capabilities) -> Catalogue {
-        Catalogue {
-            capabilities,
-            themes: BUILTIN
-                .iter()
-                .filter_map(|(name, _)| builtin(name))
-                .collect(),
-            chosen: 0,
-            problems: Vec::new(),
-        }
+        Self::open(capabilities, &[], None)
     }
 
     /// Built-in themes and the files of `folders` (an earlier folder wins), with `wanted` (a name
     /// or a file) chosen. What cannot be read becomes a problem, and the default stays.
     pub fn open(capabilities: Capabilities, folders: &[PathBuf], wanted: Option<&str>) -> Self {
-        let mut catalogue = Self::built_in(capabilities);
-        for folder in folders.iter().rev() {
-            for path in yaml_files(folder) {
-                catalogue.add(&path);
+        let mut problems = Vec::new();
+        let mut files: Vec<ThemeFile> = BUILTIN.iter().filter_map(|(n, _)| builtin(n)).collect();
+        let file = wanted.filter(|w| is_path(w)).map(PathBuf::from);
+        let found = folders.iter().rev().flat_map(|f| yaml_files(f));
+        let mut wanted_name = wanted.map(str::to_owned);
+        for path in found.chain(file.clone()) {
+            match read(&path) {
+                Ok(theme) => {
+                    if file.as_ref() == Some(&path) {
+                        wanted_name = Some(theme.name.clone());
+                    }
+                    match files.iter_mut().find(|t| t.name == theme.name) {
+                        Some(known) => *known = theme,
+                        None => files.push(theme),
+                    }
+                }
+                Err(problem) => {
+                    if file.as_ref() == Some(&path) {
+                        wanted_name = None;
+                    }
+                    problems.push(problem);
+                }
             }
         }
-        if let Some(wanted) = wanted {
-            catalogue.choose(wanted);
+        let mut themes = Vec::new();
+        for file in &files {
+            let own = builtin(&file.name);
+            let styles = resolve(file, &files).or_else(|problem| {
+                problems.push(problem);
+                own.map_or(Err(()), |own| resolve(&own, &[]).map_err(drop))
+            });
+            if let Ok(styles) = styles {
+                themes.push((file.name.clone(), styles));
+            }
+        }
+        let mut catalogue = Catalogue {
+            capabilities,
+            themes,
+            chosen: 0,
+            problems,
+        };
+        if let Some(name) = wanted_name
+            && !catalogue.choose(&name)
+            && file.is_none()
+        {
+            catalogue.problems.push(format!(
+                "no theme is called \"{name}\"; there are {}, or name a YAML file",
+                catalogue.names().join(", ")
+            ));
         }
         catalogue
     }
 
-    fn add(&mut self, path: &Path) -> Option<usize> {
-        let name = path.file_stem()?.to_string_lossy().into_owned();
-        let read = fs::read_to_string(path)
-            .map_err(|e| format!("cannot read the theme {}: {e}", path.display()))
-            .and_then(|text| ThemeFile::parse(path, &name, &text));
-        match read {
-            Ok(theme) => Some(match self.themes.iter().position(|t| t.name == name) {
-                Some(at) => {
-                    self.themes[at] = theme;
-                    at
-                }
-                None => {
-                    self.themes.push(theme);
-                    self.themes.len() - 1
-                }
-            }),
-            Err(problem) => {
-                self.problems.push(problem);
-                None
-            }
-        }
-    }
-
-    fn choose(&mut self, wanted: &str) {
-        if let Some(at) = self.themes.iter().position(|t| t.name == wanted) {
-            self.chosen = at;
-        } else if wanted.contains('/') || wanted.ends_with(".yaml") || wanted.ends_with(".yml") {
-            if let Some(at) = self.add(Path::new(wanted)) {
-                self.chosen = at;
-            }
-        } else {
-            self.problems.push(format!(
-                "no theme is called \"{wanted}\"; there are {}, or name a YAML file",
-                self.names().join(", ")
-            ));
-        }
+    /// Chooses a theme by its name; false when there is none.
+    pub fn choose(&mut self, name: &str) -> bool {
+        let found = self.themes.iter().position(|t| t.0 == name);
+        self.chosen = found.unwrap_or(self.chosen);
+        found.is_some()
     }
 
     pub fn names(&self) -> Vec<&str> {
-        self.themes.iter().map(|t| t.name.as_str()).collect()
+        self.themes.iter().map(|t| t.0.as_str()).collect()
     }
 
-    /// Chooses the next theme.
-    pub fn next(&mut self) {
-        self.chosen = (self.chosen + 1) % self.themes.len();
+    /// Which of [`Self::names`] is chosen.
+    pub fn chosen(&self) -> usize {
+        self.chosen
+    }
+
+    /// Chooses one of [`Self::names`].
+    pub fn choose_index(&mut self, index: usize) {
+        self.chosen = index.min(self.themes.len().saturating_sub(1));
     }
 
     /// The chosen theme, as this terminal can show it.
     pub fn theme(&self) -> Theme {
-        Theme::new(&self.themes[self.chosen], self.capabilities)
+        let (name, styles) = &self.themes[self.chosen];
+        Theme::new(name, styles, self.capabilities)
     }
+}
+
+/// What tells that one of the files has changed: every theme's file with its size and age.
+pub fn fingerprint(
+    folders: &[PathBuf],
+    wanted: Option<&str>,
+) -> Vec<(PathBuf, Option<(u64, SystemTime)>)> {
+    folders
+        .iter()
+        .flat_map(|f| yaml_files(f))
+        .chain(wanted.filter(|w| is_path(w)).map(PathBuf::from))
+        .map(|path| {
+            let seen = fs::metadata(&path)
+                .ok()
+                .and_then(|m| Some((m.len(), m.modified().ok()?)));
+            (path, seen)
+        })
+        .collect()
+}
+
+fn is_path(wanted: &str) -> bool {
+    wanted.contains('/') || wanted.ends_with(".yaml") || wanted.ends_with(".yml")
+}
+
+fn read(path: &Path) -> Result<ThemeFile, String> {
+    let name = path
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    fs::read_to_string(path)
+        .map_err(|e| format!("cannot read the theme {}: {e}", path.display()))
+        .and_then(|text| ThemeFile::parse(path, &name, &text))
 }
 
 fn yaml_files(folder: &Path) -> Vec<PathBuf> {
@@ -130,7 +172,8 @@ mod tests {
         let folders = [near.path().to_owned(), far.path().to_owned()];
         let light = Catalogue::open(CAPABILITIES, &folders, Some("light"));
         assert_eq!(light.theme()[Role::Accent].fg, Some(Color::Red));
-        assert_eq!(light.names(), ["dark", "light", "high-contrast", "sea"]);
+        assert_eq!(light.names()[..2], ["dark", "light"]);
+        assert_eq!(light.names().last(), Some(&"sea"));
         assert!(light.problems.is_empty());
     }
 
@@ -144,6 +187,8 @@ mod tests {
         assert!(named.problems[0].contains("line 1, `accent`"));
         let unknown = Catalogue::open(CAPABILITIES, &[], Some("drak"));
         assert_eq!(unknown.theme().name, "dark");
-        assert!(unknown.problems[0].contains("dark, light, high-contrast"));
+        assert!(
+            unknown.problems[0].contains("dark, light, high-contrast, colour-blind, solarized")
+        );
     }
 }

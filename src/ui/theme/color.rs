@@ -2,7 +2,7 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use super::ColorDepth;
+use super::{ColorDepth, ROLES, Role};
 
 const NAMES: [(&str, Color); 17] = [
     ("default", Color::Reset),
@@ -32,14 +32,15 @@ const MODIFIERS: [(&str, Modifier); 5] = [
     ("reverse", Modifier::REVERSED),
 ];
 
-/// Reads `COLOUR [on COLOUR] [bold] [dim] [italic] [underline] [reverse]`; a colour is `#rrggbb`, a
-/// number of xterm's 256, or a name.
+/// Reads `[COLOUR|ROLE] [on COLOUR] [bold] [dim] [italic] [underline] [reverse]`; a colour is
+/// `#rrggbb`, a number of xterm's 256, or a name. A role is one whose style is built upon.
 ///
 /// # Errors
 /// What is wrong, as the rest of a sentence.
-pub fn parse_style(text: &str) -> Result<Style, String> {
+pub fn parse_style(text: &str) -> Result<(Option<Role>, Style), String> {
     let mut style = Style::new();
-    let mut words = text.split_whitespace().peekable();
+    let mut from = None;
+    let mut words = text.split_whitespace();
     while let Some(word) = words.next() {
         if word == "on" {
             let color = words
@@ -48,15 +49,18 @@ pub fn parse_style(text: &str) -> Result<Style, String> {
             style = style.bg(parse_color(color)?);
         } else if let Some((_, modifier)) = MODIFIERS.iter().find(|(n, _)| *n == word) {
             style = style.add_modifier(*modifier);
-        } else if style.fg.is_none() {
-            style = style.fg(parse_color(word)?);
+        } else if style.fg.is_none() && from.is_none() {
+            match ROLES.iter().find(|(_, name)| *name == word) {
+                Some((role, _)) => from = Some(*role),
+                None => style = style.fg(parse_color(word)?),
+            }
         } else {
             return Err(format!(
                 "\"{word}\" is neither \"on\" nor one of bold, dim, italic, underline, reverse"
             ));
         }
     }
-    Ok(style)
+    Ok((from, style))
 }
 
 fn parse_color(word: &str) -> Result<Color, String> {
@@ -173,6 +177,106 @@ fn nearest_ansi(r: u8, g: u8, b: u8) -> Color {
     }
 }
 
+/// Red, green and blue from 0 to 1, without gamma.
+#[cfg(test)]
+fn linear(color: Color) -> [f64; 3] {
+    let (r, g, b) = match color {
+        Color::Rgb(r, g, b) => (r, g, b),
+        Color::Indexed(i) => indexed_to_rgb(i),
+        Color::White => (255, 255, 255),
+        _ => (0, 0, 0),
+    };
+    [r, g, b].map(|c| {
+        let c = f64::from(c) / 255.0;
+        if c <= 0.04045 {
+            c / 12.92
+        } else {
+            ((c + 0.055) / 1.055).powf(2.4)
+        }
+    })
+}
+
+/// WCAG 2's contrast ratio, from 1 to 21.
+#[cfg(test)]
+pub fn contrast(a: Color, b: Color) -> f64 {
+    let luminance = |c| {
+        let [r, g, b] = linear(c);
+        0.2126 * r + 0.7152 * g + 0.0722 * b
+    };
+    let (a, b) = (luminance(a), luminance(b));
+    (a.max(b) + 0.05) / (a.min(b) + 0.05)
+}
+
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub enum Vision {
+    Full,
+    Protanopia,
+    Deuteranopia,
+    Tritanopia,
+}
+
+#[cfg(test)]
+impl Vision {
+    pub const ALL: [Vision; 4] = [
+        Vision::Full,
+        Vision::Protanopia,
+        Vision::Deuteranopia,
+        Vision::Tritanopia,
+    ];
+
+    /// Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
+    fn matrix(self) -> [[f64; 3]; 3] {
+        match self {
+            Vision::Full => [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+            Vision::Protanopia => [
+                [0.152_286, 1.052_583, -0.204_868],
+                [0.114_503, 0.786_281, 0.099_216],
+                [-0.003_882, -0.048_116, 1.051_998],
+            ],
+            Vision::Deuteranopia => [
+                [0.367_322, 0.860_646, -0.227_968],
+                [0.280_085, 0.672_501, 0.047_413],
+                [-0.011_820, 0.042_940, 0.968_881],
+            ],
+            Vision::Tritanopia => [
+                [1.255_528, -0.076_749, -0.178_779],
+                [-0.078_411, 0.930_809, 0.147_602],
+                [0.004_733, 0.691_367, 0.303_900],
+            ],
+        }
+    }
+}
+
+/// CIE 1976's distance in L*a*b*, as someone of that vision sees it.
+#[cfg(test)]
+pub fn difference(a: Color, b: Color, vision: Vision) -> f64 {
+    let lab = |color| {
+        let rgb = linear(color);
+        let seen = vision
+            .matrix()
+            .map(|row| (0..3).map(|i| row[i] * rgb[i]).sum::<f64>().clamp(0.0, 1.0));
+        // sRGB to XYZ, D65.
+        let xyz = [
+            [0.4124 / 0.9505, 0.3576 / 0.9505, 0.1805 / 0.9505],
+            [0.2126, 0.7152, 0.0722],
+            [0.0193 / 1.089, 0.1192 / 1.089, 0.9505 / 1.089],
+        ]
+        .map(|row| {
+            let v: f64 = (0..3).map(|i| row[i] * seen[i]).sum();
+            if v > 0.008_856 {
+                v.cbrt()
+            } else {
+                7.787 * v + 16.0 / 116.0
+            }
+        });
+        let [x, y, z] = xyz;
+        [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
+    };
+    let (a, b) = (lab(a), lab(b));
+    (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,17 +284,22 @@ mod tests {
     #[test]
     fn a_style_is_read_as_it_is_spoken() {
         assert_eq!(
-            parse_style("#7aa2f7 on black bold").unwrap(),
+            parse_style("#7aa2f7 on black bold").unwrap().1,
             Style::new()
                 .fg(Color::Rgb(0x7a, 0xa2, 0xf7))
                 .bg(Color::Black)
                 .add_modifier(Modifier::BOLD)
         );
         assert_eq!(
-            parse_style("208").unwrap(),
+            parse_style("208").unwrap().1,
             Style::new().fg(Color::Indexed(208))
         );
-        assert_eq!(parse_style("").unwrap(), Style::new());
+        assert_eq!(parse_style("").unwrap(), (None, Style::new()));
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        assert_eq!(
+            parse_style("accent bold").unwrap(),
+            (Some(Role::Accent), bold)
+        );
     }
 
     #[test]

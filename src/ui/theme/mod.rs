@@ -13,8 +13,8 @@ use std::path::Path;
 use ratatui::style::{Color, Modifier, Style};
 
 pub use capabilities::{Capabilities, ColorDepth};
-pub use catalogue::Catalogue;
-pub use file::ThemeFile;
+pub use catalogue::{Catalogue, fingerprint};
+pub use file::{ThemeFile, resolve};
 pub use glyphs::Glyphs;
 
 use crate::protocol::{Level, PhaseName};
@@ -54,10 +54,20 @@ pub enum Role {
     /// Tokens the loss does not count, and those it does.
     Masked,
     Trained,
+    /// Words that one of two samples has alone.
+    Added,
+    Removed,
+    /// Runs that are compared.
+    Run1,
+    Run2,
+    Run3,
+    Run4,
+    Run5,
+    Run6,
 }
 
 /// Every role with its key in theme files, in the order of the enum.
-pub const ROLES: [(Role, &str); 25] = [
+pub const ROLES: [(Role, &str); 33] = [
     (Role::Background, "background"),
     (Role::Text, "text"),
     (Role::Muted, "muted"),
@@ -83,16 +93,35 @@ pub const ROLES: [(Role, &str); 25] = [
     (Role::Progress, "progress"),
     (Role::Masked, "masked"),
     (Role::Trained, "trained"),
+    (Role::Added, "added"),
+    (Role::Removed, "removed"),
+    (Role::Run1, "run_1"),
+    (Role::Run2, "run_2"),
+    (Role::Run3, "run_3"),
+    (Role::Run4, "run_4"),
+    (Role::Run5, "run_5"),
+    (Role::Run6, "run_6"),
 ];
 
 /// Themes compiled in, the default first.
-const BUILTIN: [(&str, &str); 3] = [
+const BUILTIN: [(&str, &str); 8] = [
     ("dark", include_str!("../../../themes/dark.yaml")),
     ("light", include_str!("../../../themes/light.yaml")),
     (
         "high-contrast",
         include_str!("../../../themes/high-contrast.yaml"),
     ),
+    (
+        "colour-blind",
+        include_str!("../../../themes/colour-blind.yaml"),
+    ),
+    ("solarized", include_str!("../../../themes/solarized.yaml")),
+    (
+        "solarized-light",
+        include_str!("../../../themes/solarized-light.yaml"),
+    ),
+    ("gruvbox", include_str!("../../../themes/gruvbox.yaml")),
+    ("mono", include_str!("../../../themes/mono.yaml")),
 ];
 
 fn builtin(name: &str) -> Option<ThemeFile> {
@@ -100,18 +129,22 @@ fn builtin(name: &str) -> Option<ThemeFile> {
     ThemeFile::parse(Path::new(&format!("themes/{name}.yaml")), name, text).ok()
 }
 
+/// A style for every role.
+pub type Styles = [Style; ROLES.len()];
+
 /// A theme as this terminal can show it.
 #[derive(Clone, Debug)]
 pub struct Theme {
     pub name: String,
     pub glyphs: &'static Glyphs,
-    styles: [Style; ROLES.len()],
+    styles: Styles,
 }
 
 impl Theme {
-    pub fn new(file: &ThemeFile, capabilities: Capabilities) -> Theme {
+    /// `styles` as a theme's files give them, in the order of [`ROLES`].
+    pub fn new(name: &str, styles: &Styles, capabilities: Capabilities) -> Theme {
         let styles = ROLES.map(|(role, _)| {
-            let mut style = file.style(role);
+            let mut style = styles[role as usize];
             if capabilities.depth == ColorDepth::None {
                 let modifiers = style.add_modifier | without_colour(role);
                 return Style::new().add_modifier(modifiers);
@@ -121,7 +154,7 @@ impl Theme {
             style
         });
         Theme {
-            name: file.name.clone(),
+            name: name.to_owned(),
             glyphs: if capabilities.unicode {
                 &glyphs::UNICODE
             } else {
@@ -172,16 +205,24 @@ impl Index<Role> for Theme {
 /// What tells roles apart where there is no colour.
 fn without_colour(role: Role) -> Modifier {
     match role {
-        Role::Muted | Role::Faint | Role::Rule | Role::ChartRaw | Role::BarFree | Role::Masked => {
-            Modifier::DIM
-        }
+        Role::Muted
+        | Role::Faint
+        | Role::Rule
+        | Role::ChartRaw
+        | Role::BarFree
+        | Role::Masked
+        | Role::Removed
+        | Role::Run3 => Modifier::DIM,
         Role::Title
         | Role::Accent
         | Role::Warning
         | Role::Focus
         | Role::Key
         | Role::ChartEma
-        | Role::Trained => Modifier::BOLD,
+        | Role::Trained
+        | Role::Run1
+        | Role::Run4 => Modifier::BOLD,
+        Role::Added => Modifier::UNDERLINED,
         Role::Error | Role::Selection => Modifier::BOLD.union(Modifier::REVERSED),
         _ => Modifier::empty(),
     }
@@ -198,10 +239,15 @@ mod tests {
         }
     }
 
+    fn styles(name: &str) -> Styles {
+        resolve(&builtin(name).unwrap(), &[]).unwrap()
+    }
+
     #[test]
     fn built_in_themes_are_valid_and_name_every_role() {
         for (name, text) in BUILTIN {
-            ThemeFile::parse(Path::new(name), name, text).unwrap();
+            let file = ThemeFile::parse(Path::new(name), name, text).unwrap();
+            resolve(&file, &[]).unwrap();
             for (_, role) in ROLES {
                 assert!(
                     text.lines().any(|l| l.starts_with(&format!("{role}:"))),
@@ -218,7 +264,7 @@ mod tests {
             unicode: true,
         };
         for (name, _) in BUILTIN {
-            let theme = Theme::new(&builtin(name).unwrap(), capabilities);
+            let theme = Theme::new(name, &styles(name), capabilities);
             for (role, _) in ROLES {
                 assert_eq!((theme[role].fg, theme[role].bg), (None, None));
             }
@@ -227,6 +273,68 @@ mod tests {
                     .add_modifier
                     .contains(Modifier::REVERSED)
             );
+        }
+    }
+
+    #[test]
+    fn text_can_be_read_on_its_background() {
+        for (name, _) in BUILTIN.iter().filter(|(n, _)| *n != "mono") {
+            let styles = styles(name);
+            let background = match styles[Role::Background as usize].bg {
+                Some(color) => color,
+                None if *name == "light" => Color::White,
+                None => Color::Black,
+            };
+            for (role, least) in [
+                (Role::Text, 4.5),
+                (Role::Title, 4.5),
+                (Role::Good, 3.0),
+                (Role::Warning, 3.0),
+                (Role::Key, 3.0),
+                (Role::Muted, 3.0),
+                (Role::ChartEma, 3.0),
+                (Role::ChartEval, 3.0),
+            ] {
+                let text = styles[role as usize].fg.unwrap();
+                let ratio = color::contrast(text, background);
+                assert!(ratio >= least, "{name}, {role:?}: {ratio:.2}");
+            }
+            for (role, least) in [(Role::Selection, 4.5), (Role::Error, 3.0)] {
+                let style = styles[role as usize];
+                let ratio = color::contrast(style.fg.unwrap(), style.bg.unwrap_or(background));
+                assert!(ratio >= least, "{name}, {role:?}: {ratio:.2}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_colour_blind_theme_keeps_meanings_apart_for_every_kind_of_colour_vision() {
+        let styles = styles("colour-blind");
+        let runs = [
+            Role::Run1,
+            Role::Run2,
+            Role::Run3,
+            Role::Run4,
+            Role::Run5,
+            Role::Run6,
+        ];
+        let mut pairs = vec![
+            (Role::Good, Role::Error),
+            (Role::Good, Role::Warning),
+            (Role::ChartEma, Role::ChartEval),
+            (Role::ChartRaw, Role::ChartEma),
+            (Role::BarRun, Role::BarOther),
+            (Role::Added, Role::Removed),
+        ];
+        for (i, a) in runs.into_iter().enumerate() {
+            pairs.extend(runs[i + 1..].iter().map(|b| (a, *b)));
+        }
+        for (a, b) in pairs {
+            let fg = |role: Role| styles[role as usize].fg.unwrap();
+            for vision in color::Vision::ALL {
+                let apart = color::difference(fg(a), fg(b), vision);
+                assert!(apart >= 18.0, "{a:?} and {b:?}, {vision:?}: {apart:.1}");
+            }
         }
     }
 }
