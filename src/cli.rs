@@ -39,6 +39,8 @@ pub enum CommandLine {
     Send(SendArgs),
     /// Check a config and its data before anything is trained
     Check(CheckArgs),
+    /// Measure a config's training: tokens/s, memory, and where the time goes
+    Bench(BenchArgs),
     /// Write an adapter in another tool's format
     Export(ExportArgs),
     /// Print what an adapter is, and what is wrong with it
@@ -215,6 +217,24 @@ pub struct CheckArgs {
     /// Also prove the pipeline: two steps, save, resume, sample, export, in a scratch folder
     #[arg(long = "try")]
     pub try_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The YAML file
+    pub config: PathBuf,
+    /// Set a config key, over the file's value; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Steps that are measured
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: u64,
+    /// Steps before them that are not
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub warmup: u64,
     /// One JSON object
     #[arg(long)]
     pub json: bool,

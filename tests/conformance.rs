@@ -120,6 +120,57 @@ fn the_tiny_bases_adapter_gives_the_same_logits_in_peft() {
 }
 
 #[test]
+#[ignore = "needs Python with transformers and peft"]
+fn every_kind_of_adapter_gives_the_same_logits_in_peft() {
+    let base = repository().join("src/model/builtin/tiny-llama");
+    let base = base.to_str().unwrap();
+    for kind in [
+        "use_dora: true\nuse_rslora: true\nlora_dropout: 0.1",
+        "share_adapters: layers\ntarget_modules: all-linear",
+        "layers: 1-2\ntarget_modules: [self_attn.q_proj, up_proj]\nuse_dora: true",
+        "layers: 0-1\ntarget_modules: [layers.0.self_attn.q_proj, down_proj]\nshare_adapters: layers",
+    ] {
+        println!("{kind}");
+        train_and_compare(
+            &format!(
+                "base_model: {base}\ntrain_data_dir: {}\noutput_dir: OUTPUT\nmax_steps: 30\n\
+                 batch_size: 4\nlearning_rate: 3e-3\neval_split: 16\ndevice: cpu\npacking: true\n\
+                 sequence_len: 128\n{kind}\n",
+                repository().join("configs/demo").display()
+            ),
+            base,
+            false,
+        );
+    }
+}
+
+/// The same first A and B, the same batches, 50 steps: every loss within 1e-3 of PEFT's.
+#[test]
+#[ignore = "needs Python with transformers and peft"]
+fn training_is_that_of_peft_step_by_step() {
+    for options in [
+        "--accumulation 2 --weight-decay 0.1",
+        "--targets all-linear --use-rslora",
+        "--targets all-linear --use-dora --loraplus-ratio 4 --weight-decay 0.1",
+        "--packing --batch-size 1 --use-dora",
+    ] {
+        println!("{options}");
+        let mut arguments = vec![
+            "--loradeck",
+            program::PROGRAM,
+            "--base",
+            "builtin:tiny-llama",
+            "--learning-rate",
+            "1e-3",
+            "--records",
+            "60",
+        ];
+        arguments.extend(options.split(' '));
+        python("compare_training.py", &arguments);
+    }
+}
+
+#[test]
 #[ignore = "needs Python with transformers and peft, and the SmolLM2 GGUF"]
 fn a_real_quantised_base_trains_resumes_and_its_adapter_gives_the_same_logits_in_peft() {
     let base = smollm2();

@@ -38,8 +38,8 @@ fn what_is_not_a_base_is_told_what_is() {
     assert!(refusal(&temp.path().join("absent")).contains("cannot be read"));
     assert!(refusal(temp.path()).contains("no config.json"));
     let other = temp.path().join("llama.ggmlv3.q4_0.bin");
-    fs::write(&other, b"tjgg").unwrap();
-    assert!(refusal(&other).contains("a .gguf file or builtin:tiny-llama"));
+    fs::write(&other, b"weights").unwrap();
+    assert!(refusal(&other).contains("a GGML .bin file (ggjt v3) or builtin:tiny-llama"));
     let error = model::describe("builtin:tiny").err().unwrap().to_string();
     assert!(error.contains("builtin:tiny-llama"), "{error}");
 }
@@ -113,21 +113,56 @@ fn a_gguf_cut_short_anywhere_is_refused() {
     }
 }
 
+#[test]
+fn ggml_files_of_other_versions_are_told_how_to_convert_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("llama.ggml.bin");
+    let version = |magic: &[u8], version: u32| [magic, &version.to_le_bytes()].concat();
+    for (header, expected) in [
+        (version(b"tjgg", 1), "ggjt of version 1"),
+        (version(b"tjgg", 2), "ggjt of version 2"),
+        (version(b"fmgg", 1), "ggmf"),
+        (b"lmgg".to_vec(), "ggml without a version"),
+    ] {
+        fs::write(&path, header).unwrap();
+        let text = refusal(&path);
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains("convert_llama_ggml_to_gguf.py"), "{text}");
+    }
+    fs::write(&path, b"algg").unwrap();
+    assert!(refusal(&path).contains("an adapter"));
+}
+
+#[test]
+fn a_ggml_file_cut_short_anywhere_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let bytes = fs::read(fixtures().join("ggml/tiny.ggmlv3.bin")).unwrap();
+    let path = temp.path().join("cut.bin");
+    for length in (0..bytes.len()).step_by(487).chain([bytes.len() - 1]) {
+        fs::write(&path, &bytes[..length]).unwrap();
+        refusal(&path);
+    }
+}
+
 /// Whatever a damaged header says, opening ends in a base or a sentence.
 #[test]
 fn headers_with_any_byte_changed_neither_panic_nor_exhaust_memory() {
     let temp = tempfile::tempdir().unwrap();
-    for name in ["gguf/tiny-q4_0.gguf", "llama_tied_gqa/model.safetensors"] {
+    for name in [
+        "gguf/tiny-q4_0.gguf",
+        "ggml/tiny.ggmlv3.bin",
+        "llama_tied_gqa/model.safetensors",
+    ] {
         let source = fixtures().join(name);
         let bytes = fs::read(&source).unwrap();
         let folder = temp.path().join(name.replace('/', "-"));
         fs::create_dir(&folder).unwrap();
         copy(source.parent().unwrap(), &folder);
         let file = folder.join(source.file_name().unwrap());
-        let base = if name.ends_with(".gguf") {
-            &file
-        } else {
+        let base = if name.ends_with(".safetensors") {
             &folder
+        } else {
+            &file
         };
         let mut stream = Stream::new(11, Purpose::Shuffle, 0, 0);
         for _ in 0..300 {

@@ -352,7 +352,7 @@ fn long_records_are_cut_and_counted_and_refused_when_nothing_is_left() {
     let data = place.load("eval_split: 0\nsequence_len: 40\n").unwrap();
     assert_eq!(data.statistics.truncated, 1);
     assert_eq!(data.statistics.max_length, 40);
-    assert!(data.train[1].truncated && data.train[1].ids.len() == 40);
+    assert!(data.train[1].cut > 0 && data.train[1].ids.len() == 40);
     assert!(data.statistics.warnings.join("").contains("a.jsonl:2"));
     assert_eq!(data.bad[0].line, 3);
     assert!(
@@ -373,7 +373,7 @@ fn a_long_document_is_cut_into_pieces_that_predict_every_token_once() {
     assert!(data.train.len() > 3);
     let mut predicted: Vec<u32> = Vec::new();
     for piece in &data.train {
-        assert!(piece.ids.len() <= 50 && !piece.truncated);
+        assert!(piece.ids.len() <= 50 && piece.cut == 0);
         predicted.extend(&piece.ids[1..]);
     }
     // The very first token is predicted only where a begin-of-sequence token precedes it.

@@ -18,7 +18,7 @@ fn open() -> Base {
 fn adapter(base: &Base) -> LoraSet {
     let shape = &base.description.config;
     let modules = model::match_targets(shape, true, &[], None).unwrap();
-    let names = model::target_names(shape, &modules);
+    let (names, _) = model::peft_targets(shape, &modules);
     let spec = LoraSpec {
         target_modules: names,
         ..LoraSpec::lora(4)

@@ -164,7 +164,7 @@ fn a_micro_batch_in_pieces_has_the_gradient_of_the_whole_also_with_dropout() {
     let modules = model::match_targets(shape, true, &[], None).unwrap();
     let spec = LoraSpec {
         dropout: 0.2,
-        target_modules: model::target_names(shape, &modules),
+        target_modules: model::peft_targets(shape, &modules).0,
         ..LoraSpec::lora(8)
     };
     let set = LoraSet::new(&modules, spec, 3, &candle_core::Device::Cpu).unwrap();

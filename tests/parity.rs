@@ -10,11 +10,12 @@ use loradeck::model::{
 };
 use serde_json::Value;
 
-const CASES: [&str; 16] = [
+const CASES: [&str; 17] = [
     "llama_tied_gqa",
     "llama_untied_headdim",
     "llama_rope_llama3",
     "llama_rope_linear",
+    "llama_dora",
     "families/llama_bias",
     "families/llama_dynamic",
     "families/mistral",
@@ -199,7 +200,13 @@ fn adapter_gradients_are_those_of_peft_with_and_without_recomputation() {
 /// N steps straight equal k steps, a kill and the rest, only if equal inputs give equal bits.
 #[test]
 fn a_pass_run_again_gives_the_same_bits_also_with_dropout() {
-    let mut case = Case::read("llama_untied_headdim");
+    for name in ["llama_untied_headdim", "llama_dora"] {
+        passes_are_equal(name);
+    }
+}
+
+fn passes_are_equal(name: &str) {
+    let mut case = Case::read(name);
     case.set.spec.dropout = 0.3;
     let run = |step, recompute| {
         let key = DropoutKey {
@@ -254,19 +261,75 @@ fn every_gguf_encoding_gives_the_logits_of_its_dequantised_weights() {
     for name in [
         "tiny-f32",
         "tiny-f16",
+        "tiny-bf16",
         "tiny-q8_0",
         "tiny-q4_0",
         "tiny-q4_1",
+        "tiny-q5_0",
+        "tiny-q5_1",
+        "k-q2_k",
+        "k-q3_k",
+        "k-q4_k",
+        "k-q5_k",
+        "k-q6_k",
         "tiny-llama3-untied",
     ] {
         let folder = fixtures().join("gguf");
-        let decoder = decoder(&folder.join(format!("{name}.gguf")));
-        let expected = tensors(&folder.join(format!("{name}.safetensors")));
-        let ids: Vec<i64> = expected["input_ids"].to_vec1().unwrap();
-        let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-        let got = decoder.logits(&[ids], &[]).unwrap();
-        let apart = difference(&got.get(0).unwrap(), &expected["logits"]);
-        assert!(apart < 1e-4, "{name}: {apart:e}");
+        check_logits(&folder.join(format!("{name}.gguf")), &folder.join(name));
+    }
+}
+
+/// Holds a base's logits against the reference's of `expected`.safetensors.
+fn check_logits(base: &Path, expected: &Path) {
+    let decoder = decoder(base);
+    let expected = tensors(&expected.with_extension("safetensors"));
+    let ids: Vec<i64> = expected["input_ids"].to_vec1().unwrap();
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    let got = decoder.logits(&[ids], &[]).unwrap();
+    let apart = difference(&got.get(0).unwrap(), &expected["logits"]);
+    assert!(apart < 1e-4, "{}: {apart:e}", base.display());
+}
+
+#[test]
+fn a_gguf_of_every_family_gives_the_logits_of_transformers() {
+    for name in [
+        "llama_bias",
+        "qwen2",
+        "qwen3",
+        "qwen3_yarn",
+        "phi3",
+        "phi3_longrope",
+        "smollm3",
+    ] {
+        let base = fixtures().join(format!("gguf/family-{name}.gguf"));
+        check_logits(&base, &base.with_extension(""));
+    }
+}
+
+#[test]
+fn a_ggml_file_gives_the_logits_of_its_dequantised_weights() {
+    let folder = fixtures().join("ggml");
+    let base = folder.join("tiny.ggmlv3.bin");
+    check_logits(&base, &folder.join("tiny"));
+    let base = model::describe(base.to_str().unwrap()).unwrap();
+    let config = &base.config;
+    assert_eq!((&*base.format, &*base.dtype), ("ggml", "Q4_0"));
+    assert_eq!(
+        (config.heads, config.kv_heads, config.intermediate_size),
+        (4, 2, 64)
+    );
+    assert!(base.notes[0].contains("LLaMA 2"), "{:?}", base.notes);
+}
+
+#[test]
+fn sentencepiece_tokens_in_gguf_and_ggml_are_those_of_sentencepiece() {
+    let folder = fixtures().join("ggml");
+    let expected = json(&folder.join("tokens.json"));
+    for file in ["llama-tokens.gguf", "tiny.ggmlv3.bin"] {
+        let path = folder.join(file);
+        let tokenizer = model::open_tokenizer(path.to_str().unwrap()).unwrap();
+        check_tokenizer(&tokenizer, &expected);
+        assert!(tokenizer.add_bos);
     }
 }
 

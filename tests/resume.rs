@@ -41,8 +41,8 @@ fn result(run: &Run, losses: BTreeMap<u64, u64>) -> Result {
     }
 }
 
-fn straight(folder: &Path) -> Result {
-    let run = Run::new(folder, SETTINGS);
+fn straight(folder: &Path, settings: &str) -> Result {
+    let run = Run::new(folder, settings);
     let (outcome, events) = run.train(None);
     assert_eq!(outcome.unwrap(), Outcome::Done);
     let losses: BTreeMap<_, _> = losses(&events).into_iter().collect();
@@ -52,8 +52,8 @@ fn straight(folder: &Path) -> Result {
 
 /// Ends abruptly in the step after each of `ends`, then goes on from the newest checkpoint.
 /// `meddle` acts on the run's folder between two runners.
-fn interrupted(folder: &Path, ends: &[u64], meddle: impl Fn(&Run)) -> Result {
-    let run = Run::new(folder, SETTINGS);
+fn interrupted(folder: &Path, settings: &str, ends: &[u64], meddle: impl Fn(&Run)) -> Result {
+    let run = Run::new(folder, settings);
     let mut losses_by_step = BTreeMap::new();
     for end in ends.iter().copied().map(Some).chain([None]) {
         let newest = checkpoint::newest(&run.folders().checkpoints).unwrap();
@@ -82,12 +82,12 @@ fn interrupted(folder: &Path, ends: &[u64], meddle: impl Fn(&Run)) -> Result {
 #[test]
 fn a_run_that_was_cut_off_anywhere_ends_with_the_same_bits() {
     let temp = tempfile::tempdir().unwrap();
-    let whole = straight(&temp.path().join("straight"));
+    let whole = straight(&temp.path().join("straight"), SETTINGS);
     // Before the first checkpoint; right after a save; mid-epoch; at an epoch's end; in the last step.
     for k in [1, 3, 4, 5, 11] {
         let folder = temp.path().join(format!("cut-{k}"));
         assert_eq!(
-            interrupted(&folder, &[k], |_| ()),
+            interrupted(&folder, SETTINGS, &[k], |_| ()),
             whole,
             "cut off after step {k}"
         );
@@ -95,13 +95,78 @@ fn a_run_that_was_cut_off_anywhere_ends_with_the_same_bits() {
 }
 
 #[test]
+fn every_kind_of_adapter_ends_with_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    for (name, kind) in [
+        ("dora", "use_dora: true\nloraplus_ratio: 4"),
+        ("shared", "share_adapters: layers"),
+        ("grouped by length", "group_by_length: true"),
+        (
+            "both",
+            "share_adapters: layers\nuse_dora: true\nlayers: 1-2",
+        ),
+    ] {
+        let settings = format!("{SETTINGS}\n{kind}");
+        let folder = |part: &str| temp.path().join(format!("{name} {part}"));
+        let whole = straight(&folder("straight"), &settings);
+        let cut = interrupted(&folder("cut"), &settings, &[4, 7], |_| ());
+        assert_eq!(cut, whole, "{name}");
+    }
+}
+
+/// Packed rows come in fewer, larger steps than [`STEPS`].
+#[test]
+fn a_packed_run_ends_with_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = format!("{SETTINGS}\npacking: true\nsequence_len: 110\nepochs: 4");
+    let settings = settings.replace("epochs: 2.4\n", "");
+    let bits = |folder: &Path, step: u64| {
+        let run = Run::new(folder, &settings);
+        ["adapter_model.safetensors", "optimizer.safetensors"]
+            .map(|file| fs::read(run.checkpoint(step).join(file)).unwrap())
+    };
+    let whole = temp.path().join("straight");
+    let (outcome, events) = Run::new(&whole, &settings).train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let expected = losses(&events);
+    let steps = expected.len() as u64;
+    assert!((6..=12).contains(&steps), "{steps} steps");
+    for cut in 3..steps {
+        let folder = temp.path().join(format!("cut-{cut}"));
+        let run = Run::new(&folder, &settings);
+        let (outcome, events) = run.train_with(None, move |event, hand| {
+            if let EventKind::Step(m) = event
+                && m.step == cut
+            {
+                let mode = StopMode::Discard;
+                hand.send(1, Command::Stop { mode });
+            }
+        });
+        let mut losses_by_step: BTreeMap<_, _> = losses(&events).into_iter().collect();
+        if outcome.unwrap() == Outcome::Stopped {
+            let newest = checkpoint::newest(&run.folders().checkpoints).unwrap();
+            let resume = newest.checkpoint.unwrap().path;
+            let (outcome, events) = run.train(Some(&resume));
+            assert_eq!(outcome.unwrap(), Outcome::Done);
+            losses_by_step.extend(losses(&events));
+        }
+        assert_eq!(losses_by_step.into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(
+            bits(&folder, steps),
+            bits(&whole, steps),
+            "cut off after {cut}"
+        );
+    }
+}
+
+#[test]
 fn a_run_that_was_cut_off_twice_ends_with_the_same_bits() {
     let temp = tempfile::tempdir().unwrap();
-    let whole = straight(&temp.path().join("straight"));
+    let whole = straight(&temp.path().join("straight"), SETTINGS);
     for ends in [[4, 7], [8, 7], [6, 11]] {
         let folder = temp.path().join(format!("cut-{}-{}", ends[0], ends[1]));
         assert_eq!(
-            interrupted(&folder, &ends, |_| ()),
+            interrupted(&folder, SETTINGS, &ends, |_| ()),
             whole,
             "cut off after {ends:?}"
         );
@@ -111,7 +176,7 @@ fn a_run_that_was_cut_off_twice_ends_with_the_same_bits() {
 #[test]
 fn a_run_that_was_cut_off_during_a_save_goes_on_from_the_one_before() {
     let temp = tempfile::tempdir().unwrap();
-    let whole = straight(&temp.path().join("straight"));
+    let whole = straight(&temp.path().join("straight"), SETTINGS);
     // What a kill leaves: a temporary folder with part of the files. What a broken disk leaves: a
     // checkpoint with a file cut short, or with a flipped bit.
     let half_written = |run: &Run| {
@@ -120,7 +185,7 @@ fn a_run_that_was_cut_off_during_a_save_goes_on_from_the_one_before() {
         fs::write(half.join("adapter_model.safetensors"), b"half").unwrap();
     };
     let folder = temp.path().join("half");
-    assert_eq!(interrupted(&folder, &[5], half_written), whole);
+    assert_eq!(interrupted(&folder, SETTINGS, &[5], half_written), whole);
 
     let cut_short = |run: &Run| {
         let file = run.checkpoint(6).join("optimizer.safetensors");
@@ -128,7 +193,7 @@ fn a_run_that_was_cut_off_during_a_save_goes_on_from_the_one_before() {
         fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     };
     let folder = temp.path().join("short");
-    assert_eq!(interrupted(&folder, &[7], cut_short), whole);
+    assert_eq!(interrupted(&folder, SETTINGS, &[7], cut_short), whole);
 
     let flipped = |run: &Run| {
         let file = run.checkpoint(6).join("adapter_model.safetensors");
@@ -138,13 +203,13 @@ fn a_run_that_was_cut_off_during_a_save_goes_on_from_the_one_before() {
         fs::write(&file, &bytes).unwrap();
     };
     let folder = temp.path().join("flipped");
-    assert_eq!(interrupted(&folder, &[7], flipped), whole);
+    assert_eq!(interrupted(&folder, SETTINGS, &[7], flipped), whole);
 }
 
 #[test]
 fn a_stop_that_saves_loses_no_step() {
     let temp = tempfile::tempdir().unwrap();
-    let whole = straight(&temp.path().join("straight"));
+    let whole = straight(&temp.path().join("straight"), SETTINGS);
     let run = Run::new(&temp.path().join("stopped"), SETTINGS);
     let (outcome, mut events) = run.train_with(None, |event, hand| {
         if let EventKind::Step(m) = event

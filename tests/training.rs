@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use loradeck::adapter::{read_lora_set, write_peft};
 use loradeck::config::LrScheduler;
-use loradeck::model::{self, TokenBatch};
+use loradeck::model::{self, Part, TokenBatch};
 use loradeck::protocol::{CheckpointReason, Command, EventKind, PhaseName, StopMode};
 use loradeck::train::optimizer::{AdamW, Rates, Values, clip};
 use loradeck::train::{Outcome, checkpoint, schedule};
@@ -110,12 +110,14 @@ fn a_run_evaluates_before_and_after_samples_saves_and_exports() {
 #[derive(serde::Deserialize)]
 struct Reference {
     settings: Settings,
+    pool: Vec<ReferenceBatch>,
     steps: Vec<ReferenceStep>,
 }
 
 #[derive(serde::Deserialize)]
 struct Settings {
     learning_rate: f64,
+    loraplus_ratio: f64,
     weight_decay: f64,
     max_grad_norm: f64,
     warmup_steps: u64,
@@ -128,7 +130,8 @@ struct ReferenceStep {
     lr: f64,
     loss: f64,
     grad_norm: f64,
-    micro_batches: Vec<ReferenceBatch>,
+    /// Indices into the pool.
+    micro_batches: Vec<usize>,
 }
 
 #[derive(serde::Deserialize)]
@@ -161,22 +164,36 @@ impl ReferenceBatch {
 }
 
 #[test]
-fn twenty_steps_are_those_of_torch_adamw_over_peft() {
+fn fifty_steps_are_those_of_peft_under_torch_adamw() {
+    fifty_steps("lora");
+}
+
+#[test]
+fn fifty_steps_of_dora_with_lora_plus_are_those_of_peft() {
+    fifty_steps("dora");
+}
+
+/// Losses, gradient norms and rates of every step, and the adapter after the last
+/// (`tests/tools/make_training_fixtures.py`).
+fn fifty_steps(case: &str) {
+    let folder = format!("{FIXTURES}/steps50/{case}");
     let reference: Reference =
-        serde_json::from_slice(&fs::read(format!("{FIXTURES}/adamw20/batches.json")).unwrap())
-            .unwrap();
+        serde_json::from_slice(&fs::read(format!("{folder}/steps.json")).unwrap()).unwrap();
+    assert_eq!(reference.steps.len(), 50);
     let base = format!("{FIXTURES}/llama_tied_gqa");
     let decoder = model::open_decoder(&base, &Device::Cpu, DType::F32).unwrap();
-    let folder = format!("{FIXTURES}/adamw20/adapter");
-    let set = read_lora_set(Path::new(&folder), decoder.config(), &Device::Cpu).unwrap();
+    let adapter = format!("{folder}/adapter");
+    let set = read_lora_set(Path::new(&adapter), decoder.config(), &Device::Cpu).unwrap();
     let mut optimizer = AdamW::new(&set);
     let settings = &reference.settings;
     for expected in &reference.steps {
         let mut gradients = Values::zeros(&set);
         let (mut loss_sum, mut tokens) = (0.0, 0);
-        for micro_batch in &expected.micro_batches {
+        for &micro_batch in &expected.micro_batches {
+            let batch = reference.pool[micro_batch].batch();
+            let recompute = expected.step % 2 == 0;
             let pass = decoder
-                .loss_and_gradients(&micro_batch.batch(), &set, None, expected.step % 2 == 0)
+                .loss_and_gradients(&batch, &set, None, recompute)
                 .unwrap();
             gradients.add(&pass.gradients).unwrap();
             loss_sum += pass.loss_sum;
@@ -193,7 +210,7 @@ fn twenty_steps_are_those_of_torch_adamw_over_peft() {
             );
         let rates = Rates {
             learning_rate,
-            loraplus_ratio: 1.0,
+            loraplus_ratio: settings.loraplus_ratio,
             weight_decay: settings.weight_decay,
         };
         optimizer.update(&set, &gradients, rates).unwrap();
@@ -205,30 +222,33 @@ fn twenty_steps_are_those_of_torch_adamw_over_peft() {
         ] {
             assert!(
                 (ours - theirs).abs() <= 1e-3 * theirs.abs(),
-                "step {}: {what} {ours}, torch {theirs}",
+                "{case}, step {}: {what} {ours}, PEFT {theirs}",
                 expected.step
             );
         }
     }
-    let expected = candle_core::safetensors::load(
-        format!("{FIXTURES}/adamw20/final.safetensors"),
-        &Device::Cpu,
-    )
-    .unwrap();
-    assert_eq!(expected.len(), 2 * set.pairs.len());
-    for pair in &set.pairs {
-        for (side, ours) in [("lora_A", &pair.a), ("lora_B", &pair.b)] {
-            let name = format!("base_model.model.{}.{side}.weight", pair.module);
-            let numbers =
-                |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let (ours, theirs) = (numbers(ours.as_tensor()), numbers(&expected[&name]));
-            let furthest = ours
-                .iter()
-                .zip(&theirs)
-                .map(|(a, b)| (a - b).abs())
-                .fold(0.0, f32::max);
-            assert!(furthest < 1e-3, "{name}: {furthest}");
-        }
+    let expected =
+        candle_core::safetensors::load(format!("{folder}/final.safetensors"), &Device::Cpu)
+            .unwrap();
+    assert_eq!(expected.len(), set.parameters().len());
+    for parameter in set.parameters() {
+        let end = match parameter.part {
+            Part::Magnitude => "",
+            Part::A | Part::B => ".weight",
+        };
+        let (module, part) = (parameter.module, parameter.part.name());
+        let name = format!("base_model.model.{module}.{part}{end}");
+        let numbers = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (ours, theirs) = (
+            numbers(parameter.var.as_tensor()),
+            numbers(&expected[&name]),
+        );
+        let furthest = ours
+            .iter()
+            .zip(&theirs)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(furthest < 1e-3, "{name}: {furthest}");
     }
 }
 
@@ -265,6 +285,83 @@ fn accumulated_micro_batches_are_the_full_batch() {
                 );
             }
         }
+    }
+}
+
+/// `(loss, gradient norm, tokens)` of every step.
+fn steps(events: &[EventKind]) -> Vec<(f64, f64, u64)> {
+    let step = |e: &EventKind| match e {
+        EventKind::Step(m) => Some((m.loss.0, m.grad_norm.0, m.tokens)),
+        _ => None,
+    };
+    events.iter().filter_map(step).collect()
+}
+
+#[test]
+fn packed_records_give_the_losses_and_gradients_of_records_apart() {
+    let temp = tempfile::tempdir().unwrap();
+    // All records in one step, packed and not: the same sums, whatever lies beside what.
+    let run = |name: &str, settings: &str| {
+        let settings = format!("epochs: 3\neval_split: 0\nbatch_size: 20\n{settings}");
+        let run = Run::new(&temp.path().join(name), &settings);
+        let (outcome, events) = run.train(None);
+        assert_eq!(outcome.unwrap(), Outcome::Done);
+        let statistics = events.iter().find_map(|e| match e {
+            EventKind::Data { statistics } => Some(statistics.clone()),
+            _ => None,
+        });
+        (steps(&events), statistics.unwrap())
+    };
+    let (apart, _) = run("apart", "");
+    let (packed, statistics) = run("packed", "packing: true\nsequence_len: 256");
+    let packing = statistics.packing.unwrap();
+    assert_eq!(packing.tokens, statistics.tokens);
+    assert!(packing.rows < 6 && packing.filled() > 0.7, "{packing:?}");
+    assert_eq!((apart.len(), packed.len()), (3, 3));
+    for (packed, apart) in packed.iter().zip(&apart) {
+        assert_eq!(packed.2, apart.2);
+        for (a, b) in [(packed.0, apart.0), (packed.1, apart.1)] {
+            assert!((a - b).abs() <= 1e-4 * b, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn the_steps_of_a_packed_epoch_are_those_of_its_rows() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = "epochs: 2\neval_split: 0\npacking: true\nsequence_len: 100\nbatch_size: 1";
+    let run = Run::new(temp.path(), settings);
+    let (outcome, events) = run.train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let rows = events.iter().find_map(|e| match e {
+        EventKind::Data { statistics } => statistics.packing.map(|p| (p.rows, p.tokens)),
+        _ => None,
+    });
+    let (rows, tokens) = rows.unwrap();
+    assert!(events.iter().any(
+        |e| matches!(e, EventKind::Plan { steps_per_epoch, total_steps }
+        if *steps_per_epoch == rows && *total_steps == 2 * rows)
+    ));
+    let steps = steps(&events);
+    assert_eq!(steps.len() as u64, 2 * rows);
+    assert!(steps.iter().all(|step| step.2 <= 100));
+    for epoch in steps.chunks(rows as usize) {
+        assert_eq!(epoch.iter().map(|step| step.2).sum::<u64>(), tokens);
+    }
+}
+
+#[test]
+fn the_longest_record_comes_first_when_they_are_grouped_by_length() {
+    let temp = tempfile::tempdir().unwrap();
+    let settings = "epochs: 1\neval_split: 0\nbatch_size: 1\ngroup_by_length: true";
+    let (outcome, events) = Run::new(temp.path(), settings).train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let lengths: Vec<u64> = steps(&events).iter().map(|step| step.2).collect();
+    assert_eq!(lengths.len(), 20);
+    assert_eq!(lengths[0], *lengths.iter().max().unwrap());
+    // Megabatches of 20 / 4 = 5 records, each from long to short.
+    for megabatch in lengths[5..].chunks(5) {
+        assert!(megabatch.is_sorted_by(|a, b| a >= b), "{megabatch:?}");
     }
 }
 
@@ -350,6 +447,71 @@ fn init_from_continues_an_adapter_of_the_same_shape() {
         .unwrap_err();
     let sentence = format!("{error:#}");
     assert!(sentence.contains("its rank is 4, not 8"), "{sentence}");
+}
+
+/// The losses of the first and the last eval.
+fn evals(events: &[EventKind]) -> (f64, f64) {
+    let mut losses = events.iter().filter_map(|e| match e {
+        EventKind::Eval { loss, .. } => Some(loss.0),
+        _ => None,
+    });
+    let first = losses.next().unwrap();
+    (first, losses.next_back().unwrap())
+}
+
+#[test]
+fn every_kind_of_adapter_learns_and_goes_on_as_it_was_exported() {
+    let temp = tempfile::tempdir().unwrap();
+    for (name, kind) in [
+        ("dora", "use_dora: true\nuse_rslora: true"),
+        (
+            "shared",
+            "share_adapters: layers\ntarget_modules: all-linear",
+        ),
+        (
+            "shared dora",
+            "share_adapters: layers\nuse_dora: true\nlayers: 1-2\nlora_dropout: 0.1",
+        ),
+    ] {
+        let folder = temp.path().join(name);
+        let first = Run::new(&folder.join("first"), &format!("{kind}\nepochs: 3"));
+        let (outcome, events) = first.train(None);
+        assert_eq!(outcome.unwrap(), Outcome::Done, "{name}");
+        let (before, after) = evals(&events);
+        assert!(after < 0.8 * before, "{name}: {before} -> {after}");
+        let export = first.folders().exports.join("peft");
+        let settings = format!(
+            "{kind}\nmax_steps: 2\nwarmup_steps: 0\ninit_from: {}",
+            export.display()
+        );
+        let (_, events) = Run::new(&folder.join("second"), &settings).train(None);
+        let (start, _) = evals(&events);
+        assert!((start - after).abs() < 1e-6, "{name}: {start} {after}");
+    }
+
+    // Of another kind: what differs is said.
+    let refused = |name: &str, export: &str, settings: &str| {
+        let export = temp.path().join(export).join("first/exports/peft");
+        let settings = format!("{settings}\ninit_from: {}", export.display());
+        let run = Run::new(&temp.path().join(name), &settings);
+        format!("{:#}", run.train(None).0.unwrap_err())
+    };
+    let sentence = refused("a", "dora", "use_rslora: true");
+    assert!(
+        sentence.contains("it is DoRA, this config is not"),
+        "{sentence}"
+    );
+    let sentence = refused("b", "shared", "target_modules: all-linear\nuse_dora: true");
+    assert!(sentence.contains("it is not DoRA"), "{sentence}");
+    let sentence = refused(
+        "c",
+        "dora",
+        "use_dora: true\nuse_rslora: true\nshare_adapters: layers",
+    );
+    assert!(
+        sentence.contains("`share_adapters` makes them one"),
+        "{sentence}"
+    );
 }
 
 #[test]

@@ -44,6 +44,7 @@ pub fn from_lora_set(set: &LoraSet, base_name: &str) -> Result<Adapter> {
     adapter.use_rslora = set.spec.use_rslora;
     adapter.dropout = set.spec.dropout;
     adapter.target_modules = set.spec.target_modules.clone();
+    adapter.layers_to_transform = set.spec.layers_to_transform.clone();
     adapter.base_name = Some(base_name.to_owned());
     for pair in &set.pairs {
         let a = numbers(&pair.a)?;
@@ -138,6 +139,7 @@ pub fn to_lora_set(
             true => adapter.parts.keys().cloned().collect(),
             false => adapter.target_modules,
         },
+        layers_to_transform: adapter.layers_to_transform,
     };
     Ok(LoraSet::from_pairs(pairs, spec))
 }

@@ -99,6 +99,8 @@ pub struct Adapter {
     pub dropout: f64,
     /// As PEFT's config has them; empty where the source says nothing.
     pub target_modules: Vec<String>,
+    /// The layers that `target_modules` are of; empty: all.
+    pub layers_to_transform: Vec<usize>,
     /// `__metadata__` of the safetensors file it came from.
     pub metadata: BTreeMap<String, String>,
 }
@@ -153,6 +155,7 @@ impl Adapter {
             base_name: None,
             dropout: 0.0,
             target_modules: Vec::new(),
+            layers_to_transform: Vec::new(),
             metadata: BTreeMap::new(),
         }
     }

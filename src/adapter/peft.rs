@@ -72,6 +72,9 @@ fn config_json(adapter: &Adapter, dora: bool) -> Result<Vec<u8>> {
         "use_dora": dora,
         "use_rslora": adapter.use_rslora,
     });
+    if !adapter.layers_to_transform.is_empty() {
+        config["layers_to_transform"] = json!(adapter.layers_to_transform);
+    }
     let (mut ranks, mut alphas) = (Map::new(), Map::new());
     for (module, part) in &adapter.parts {
         if part.rank() != rank {
@@ -170,6 +173,7 @@ pub(super) fn read(folder: &Path) -> Result<Adapter> {
     adapter.use_rslora = config.use_rslora;
     adapter.dropout = config.dropout;
     adapter.target_modules = config.target_modules;
+    adapter.layers_to_transform = config.layers_to_transform;
     adapter.base_name = config.base_name;
     adapter.metadata = content.metadata;
     Ok(adapter)
@@ -184,6 +188,7 @@ struct Config {
     use_dora: bool,
     dropout: f64,
     target_modules: Vec<String>,
+    layers_to_transform: Vec<usize>,
     base_name: Option<String>,
 }
 
@@ -231,6 +236,12 @@ impl Config {
             // A pattern says less than the names that are there.
             _ => Vec::new(),
         };
+        let layer = |value: &Value| value.as_u64().map(|layer| layer as usize);
+        let layers_to_transform = match json.get("layers_to_transform") {
+            Some(Value::Array(layers)) => layers.iter().filter_map(layer).collect(),
+            Some(one) => layer(one).into_iter().collect(),
+            None => Vec::new(),
+        };
         let base_name = json.get("base_model_name_or_path").and_then(Value::as_str);
         Ok(Config {
             rank,
@@ -241,6 +252,7 @@ impl Config {
             use_dora: yes("use_dora"),
             dropout: number("lora_dropout").unwrap_or(0.0),
             target_modules,
+            layers_to_transform,
             base_name: base_name.filter(|n| !n.is_empty()).map(str::to_owned),
         })
     }

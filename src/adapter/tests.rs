@@ -42,6 +42,7 @@ fn rslora() -> LoraSpec {
     LoraSpec {
         alpha: 4.0,
         use_rslora: true,
+        layers_to_transform: vec![0, 1],
         ..LoraSpec::lora(2)
     }
 }

@@ -2,6 +2,7 @@
 
 mod adapters;
 pub mod attach;
+pub mod bench;
 pub mod bridge;
 pub mod check;
 pub mod doctor;
@@ -13,6 +14,7 @@ pub mod new;
 pub mod queue;
 pub mod replay;
 pub mod runner;
+mod scratch;
 pub mod send;
 pub mod status;
 pub mod train;
@@ -41,6 +43,7 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Status(args) => status::run(args),
         CommandLine::Send(args) => send::run(args),
         CommandLine::Check(args) => check::run(args),
+        CommandLine::Bench(args) => bench::run(args),
         CommandLine::Export(args) => export::run(args),
         CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Generate(args) => generate::run(args),
@@ -58,5 +61,21 @@ fn deck_options(place: Place, readonly: bool, look: &LookArgs) -> DeckOptions {
         lang: look.lang.clone(),
         keymap: look.keymap.clone(),
         bell: look.bell,
+    }
+}
+
+/// `1.5 GiB`.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
     }
 }

@@ -5,8 +5,9 @@ use serde_yaml::Value;
 
 use super::kinds::{
     FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
-    OTHER_SCHEDULERS, OTHER_TASKS, PRECISIONS, SCHEDULERS, TASKS, device, export_formats, layers,
-    optional, show_device, show_optional, show_targets, shown_word, target_modules,
+    OTHER_SCHEDULERS, OTHER_SHARING, OTHER_TASKS, PRECISIONS, SCHEDULERS, SHARING, TASKS, device,
+    export_formats, layers, optional, show_device, show_optional, show_targets, shown_word,
+    target_modules,
 };
 use super::values::{
     Fault, boolean, count, decimal, flow, number, quoted, text, texts, whole, word,
@@ -175,11 +176,29 @@ pub(super) const KEYS: &[Key] = &[
         |v| v.to_string()
     ),
     key!(
+        use_dora,
+        Restart,
+        "false",
+        "true",
+        "Weight-decomposed LoRA (DoRA): a magnitude for each output, beside A and B",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        share_adapters,
+        Restart,
+        "none",
+        "layers",
+        "`layers`: one A/B for the same linear of all layers; `none`",
+        |v| word(v, SHARING, OTHER_SHARING),
+        |v| shown_word(SHARING, v)
+    ),
+    key!(
         loraplus_ratio,
         Restart,
         "1",
         "16",
-        "B's learning rate over A's (LoRA+)",
+        "Learning rate of B (and of DoRA's magnitude) over A's (LoRA+)",
         |v| number(
             v,
             |x| (1.0..=1000.0).contains(&x),
@@ -219,7 +238,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "2 (text-to-image: 4)",
         "4",
-        "Records of a micro-batch",
+        "Records (with `packing`: rows) of a micro-batch",
         |v| count(v, 1, 4096),
         |v| v.to_string()
     ),
@@ -329,6 +348,24 @@ pub(super) const KEYS: &[Key] = &[
         "2048",
         "Tokens of a record at most; longer ones are cut",
         |v| count(v, 8, 1 << 20),
+        |v| v.to_string()
+    ),
+    key!(
+        packing,
+        Restart,
+        "false",
+        "true",
+        "Fill rows of `sequence_len` tokens with several records, none of which sees another",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        group_by_length,
+        Restart,
+        "false",
+        "true",
+        "Put records of like length into the same step",
+        boolean,
         |v| v.to_string()
     ),
     key!(
@@ -469,19 +506,7 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
 
 pub(super) const UNBUILT: &[Unbuilt] = &[
     Unbuilt {
-        name: "share_adapters",
-        image: false,
-    },
-    Unbuilt {
-        name: "use_dora",
-        image: false,
-    },
-    Unbuilt {
         name: "quantize",
-        image: false,
-    },
-    Unbuilt {
-        name: "packing",
         image: false,
     },
     Unbuilt {

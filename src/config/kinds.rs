@@ -4,7 +4,8 @@ use serde_yaml::Value;
 
 use super::values::{Fault, count, flow, quoted, text, texts, word};
 use super::{
-    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, TargetModules, TaskType,
+    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, ShareAdapters,
+    TargetModules, TaskType,
 };
 
 pub(super) const TASKS: &[(&str, TaskType)] = &[
@@ -23,6 +24,18 @@ pub(super) const OTHER_TASKS: &[(&str, &str)] = &[
     ("text_to_image", "text-to-image"),
     ("diffusion", "text-to-image"),
     ("stable-diffusion", "text-to-image"),
+];
+pub(super) const SHARING: &[(&str, ShareAdapters)] = &[
+    ("none", ShareAdapters::None),
+    ("layers", ShareAdapters::Layers),
+];
+pub(super) const OTHER_SHARING: &[(&str, &str)] = &[
+    ("true", "layers"),
+    ("layer", "layers"),
+    ("all", "layers"),
+    ("across_layers", "layers"),
+    ("across layers", "layers"),
+    ("false", "none"),
 ];
 pub(super) const SCHEDULERS: &[(&str, LrScheduler)] = &[
     ("constant", LrScheduler::Constant),

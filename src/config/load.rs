@@ -320,6 +320,17 @@ impl Reader<'_> {
                 "write for example `eval_split: 0.05`, or remove the line",
             ));
         }
+        if let Some(at) =
+            given("group_by_length").filter(|_| config.group_by_length && config.packing)
+        {
+            found.push((
+                at,
+                "group_by_length",
+                "`group_by_length` does nothing beside `packing`: all rows are of like length"
+                    .into(),
+                "remove one of the two",
+            ));
+        }
         if let (Some(at), Some(_), Some(steps)) =
             (given("epochs"), given("max_steps"), config.max_steps)
         {

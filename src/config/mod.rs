@@ -37,6 +37,8 @@ pub struct RunConfig {
     /// First and last layer (inclusive, from 0) that get adapters; `None`: all.
     pub layers: Option<(usize, usize)>,
     pub use_rslora: bool,
+    pub use_dora: bool,
+    pub share_adapters: ShareAdapters,
     /// B's learning rate over A's (LoRA+); 1.0 is plain LoRA.
     pub loraplus_ratio: f64,
     pub init_from: Option<PathBuf>,
@@ -60,6 +62,9 @@ pub struct RunConfig {
     pub device: DeviceChoice,
 
     pub sequence_len: usize,
+    /// Fill rows of `sequence_len` with several records.
+    pub packing: bool,
+    pub group_by_length: bool,
     pub train_on_inputs: bool,
     /// A Jinja template that replaces the tokenizer's own.
     pub chat_template: Option<String>,
@@ -93,6 +98,13 @@ pub enum TargetModules {
     AllLinear,
     /// Module names or suffixes: `q_proj`, `self_attn.q_proj`, `layers.0.mlp.up_proj`.
     Names(Vec<String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareAdapters {
+    None,
+    /// One A/B for the same linear of all layers.
+    Layers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

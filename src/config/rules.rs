@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::values::Fault;
 use super::{
-    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, RunConfig, TargetModules,
-    TaskType,
+    DeviceChoice, ExportFormat, LrScheduler, OnOom, Optimizer, Precision, RunConfig, ShareAdapters,
+    TargetModules, TaskType,
 };
 
 /// Values that are right each by itself and impossible together, by the key to blame.
@@ -39,12 +39,18 @@ pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
             (TaskType::TextGeneration, ExportFormat::Diffusers | ExportFormat::Kohya) => {
                 "holds a format of image models"
             }
+            (TaskType::TextGeneration, ExportFormat::Gguf) if config.use_dora => {
+                "holds `gguf`, which has no place for DoRA's magnitudes"
+            }
             (TaskType::TextToImage, ExportFormat::Peft | ExportFormat::Gguf) => {
                 "holds a format of language models"
             }
             _ => continue,
         };
         let fix = match config.task_type {
+            TaskType::TextGeneration if config.use_dora => {
+                "write `export_formats: [peft]`; `loradeck merge` makes a base of it"
+            }
             TaskType::TextGeneration => "write `export_formats: [peft, gguf]`, or one of them",
             TaskType::TextToImage => "write `export_formats: [diffusers, kohya]`",
         };
@@ -84,6 +90,8 @@ pub(super) fn text_defaults() -> RunConfig {
         ),
         layers: None,
         use_rslora: false,
+        use_dora: false,
+        share_adapters: ShareAdapters::None,
         loraplus_ratio: 1.0,
         init_from: None,
         epochs: 3.0,
@@ -101,6 +109,8 @@ pub(super) fn text_defaults() -> RunConfig {
         precision: None,
         device: DeviceChoice::Auto,
         sequence_len: 1024,
+        packing: false,
+        group_by_length: false,
         train_on_inputs: false,
         chat_template: None,
         skip_bad_records: false,

@@ -3,6 +3,7 @@
 mod batches;
 mod files;
 mod formats;
+mod loader;
 mod statistics;
 mod template;
 mod tokens;
@@ -13,10 +14,11 @@ use rayon::prelude::*;
 use crate::config::RunConfig;
 use crate::error::input_error;
 use crate::model::Tokenizer;
-use crate::protocol::{DataStatistics, RecordPreview, RecordSegment};
+use crate::protocol::{DataStatistics, PackingStatistics, RecordPreview, RecordSegment};
 use crate::random::{Purpose, Stream};
 
-pub use batches::{Batches, Cursor, collate};
+pub use batches::{Arrangement, Batches, Cursor, collate};
+pub use loader::{Loader, MicroBatch};
 
 /// A tokenised record.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +29,8 @@ pub struct Record {
     pub ids: Vec<u32>,
     /// Whether each token counts in the loss.
     pub trained: Vec<bool>,
-    pub truncated: bool,
+    /// Tokens beyond `sequence_len` that were left out.
+    pub cut: usize,
 }
 
 /// A record that could not be used.
@@ -93,6 +96,9 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     let (train, eval) = split(records, config.eval_split, config.seed)?;
     let mut statistics = statistics::of(&train, &eval, config.sequence_len, warnings);
     statistics.files = files.len() as u64;
+    if config.packing {
+        statistics.packing = Some(packing(config, &train));
+    }
     if config.skip_bad_records {
         statistics.skipped = bad.len() as u64;
     }
@@ -102,6 +108,16 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
         statistics,
         bad,
     })
+}
+
+/// The rows that packing makes of the training records.
+fn packing(config: &RunConfig, train: &[Record]) -> PackingStatistics {
+    let tokens: usize = train.iter().map(|record| record.ids.len()).sum();
+    PackingStatistics {
+        rows: Batches::of(config, train).rows() as u64,
+        row_tokens: config.sequence_len as u64,
+        tokens: tokens as u64,
+    }
 }
 
 impl std::fmt::Display for BadRecord {
@@ -175,7 +191,7 @@ impl Dataset {
                 format: record.format.to_owned(),
                 tokens: record.ids.len() as u64,
                 trained_tokens: statistics::trained_tokens(record),
-                truncated: record.truncated,
+                truncated: record.cut > 0,
                 split: split.to_owned(),
                 segments: segments(record, tokenizer),
             })

@@ -31,14 +31,19 @@ pub(super) fn of(
     }
 
     let cut: Vec<String> = records()
-        .filter(|r| r.truncated)
+        .filter(|r| r.cut > 0)
         .map(|r| r.origin.clone())
         .collect();
+    let cut_tokens: u64 = records().map(|r| r.cut as u64).sum();
+    let kept: u64 = lengths.iter().sum();
     if !cut.is_empty() {
         warnings.push(format!(
-            "{} of {} records are longer than `sequence_len: {sequence_len}` and were cut: {}",
+            "{} of {} records are longer than `sequence_len: {sequence_len}` and were cut, which \
+             left out {} tokens ({:.1} %): {}",
             cut.len(),
             lengths.len(),
+            cut_tokens,
+            100.0 * cut_tokens as f64 / (kept + cut_tokens) as f64,
             listed(&cut)
         ));
     }
@@ -72,13 +77,15 @@ pub(super) fn of(
         eval_records: eval.len() as u64,
         formats,
         files: 0,
-        tokens: lengths.iter().sum(),
+        tokens: kept,
         trained_tokens: records().map(trained_tokens).sum(),
         min_length: lengths.first().copied().unwrap_or(0),
         median_length: percentile(0.5),
         p95_length: percentile(0.95),
         max_length: lengths.last().copied().unwrap_or(0),
         truncated: cut.len() as u64,
+        cut_tokens,
+        packing: None,
         duplicates: repeated.len() as u64,
         skipped: 0,
         lengths: histogram(&lengths),

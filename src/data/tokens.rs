@@ -74,12 +74,12 @@ impl Encoder<'_> {
         mut trained: Vec<bool>,
     ) -> Result<Record, String> {
         let (length, limit) = (ids.len(), self.sequence_len);
-        let truncated = length > limit;
+        let cut = length.saturating_sub(limit);
         ids.truncate(limit);
         trained.truncate(limit);
         // The first token is predicted by nothing.
         if trained.iter().skip(1).all(|t| !t) {
-            return Err(if truncated {
+            return Err(if cut > 0 {
                 format!(
                     "all that would be trained on lies beyond `sequence_len: {limit}` (it has \
                      {length} tokens)"
@@ -93,7 +93,7 @@ impl Encoder<'_> {
             format,
             ids,
             trained,
-            truncated,
+            cut,
         })
     }
 

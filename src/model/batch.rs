@@ -1,5 +1,7 @@
 //! A batch's rows, laid one after another without padding.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 
@@ -11,6 +13,16 @@ pub struct TokenBatch {
     /// Per row, per position: the token to predict at that position, or `None` (masked).
     /// `targets[b][t]` is `Some(input_ids[b][t + 1])` where token `t + 1` is trained on.
     pub targets: Vec<Vec<Option<u32>>>,
+}
+
+impl TokenBatch {
+    /// Some of its rows.
+    pub fn rows(&self, range: Range<usize>) -> TokenBatch {
+        TokenBatch {
+            input_ids: self.input_ids[range.clone()].to_vec(),
+            targets: self.targets[range].to_vec(),
+        }
+    }
 }
 
 /// Rows of tokens one after another.

@@ -36,6 +36,7 @@ pub(super) fn open(name: &str) -> Result<Source> {
         tensors,
         files: Vec::new(),
         tokenizer: TokenizerFiles::Builtin,
+        notes: Vec::new(),
     })
 }
 

@@ -17,6 +17,7 @@ pub enum Value {
     Text(String),
     Texts(Vec<String>),
     Integers(Vec<i64>),
+    Numbers(Vec<f32>),
     /// Arrays of anything else.
     Other,
 }
@@ -48,7 +49,7 @@ impl Header {
     /// # Errors
     /// What is wrong with the file, without its name.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader { bytes, at: 0 };
+        let mut reader = Reader::new(bytes);
         ensure!(
             reader.take(4)? == b"GGUF",
             "it does not begin as a GGUF file"
@@ -130,6 +131,13 @@ impl Header {
         }
     }
 
+    pub fn numbers(&self, key: &str) -> Option<&[f32]> {
+        match self.metadata.get(key)? {
+            Value::Numbers(numbers) => Some(numbers),
+            _ => None,
+        }
+    }
+
     /// A number that is not negative.
     pub fn size(&self, key: &str) -> Option<usize> {
         match self.metadata.get(key)? {
@@ -154,26 +162,47 @@ impl Header {
     }
 }
 
-struct Reader<'a> {
+/// Reads a header piece by piece, and never beyond its end.
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Reader { bytes, at: 0 }
+    }
+
+    /// Bytes read so far.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes not read yet.
+    pub fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// Goes on at the next multiple of `alignment` bytes.
+    pub fn align(&mut self, alignment: usize) -> Result<()> {
+        self.take(self.at.next_multiple_of(alignment) - self.at)?;
+        Ok(())
+    }
+
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         ensure!(count <= rest.len(), "it ends in the middle of its header");
         self.at += count;
         Ok(&rest[..count])
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N)?);
         Ok(out)
     }
 
-    fn u32(&mut self) -> Result<u32> {
+    pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
@@ -239,6 +268,10 @@ impl<'a> Reader<'a> {
                 })
                 .collect::<Result<_>>()
                 .map(Value::Integers),
+            6 => (0..count)
+                .map(|_| Ok(f32::from_le_bytes(self.array()?)))
+                .collect::<Result<_>>()
+                .map(Value::Numbers),
             _ => {
                 self.take(count * size)?;
                 Ok(Value::Other)
@@ -289,7 +322,8 @@ pub fn encoding_id(encoding: GgmlDType) -> u32 {
     }
 }
 
-fn encoding(id: u32, name: &str) -> Result<GgmlDType> {
+/// The encoding of a tensor by ggml's number for it.
+pub(super) fn encoding(id: u32, name: &str) -> Result<GgmlDType> {
     Ok(match id {
         0 => GgmlDType::F32,
         1 => GgmlDType::F16,

@@ -59,6 +59,7 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         tensors,
         files: vec![path.to_owned()],
         tokenizer: TokenizerFiles::Gguf(Box::new(header), file),
+        notes: Vec::new(),
     })
 }
 

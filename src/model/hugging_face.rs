@@ -46,6 +46,7 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
         tensors,
         files,
         tokenizer: TokenizerFiles::Folder(folder.to_owned()),
+        notes: Vec::new(),
     })
 }
 

@@ -67,6 +67,8 @@ pub struct LoraSpec {
     pub dropout: f64,
     /// As PEFT writes them: `["q_proj", "v_proj"]`.
     pub target_modules: Vec<String>,
+    /// The layers that `target_modules` are of; empty: all.
+    pub layers_to_transform: Vec<usize>,
 }
 
 impl LoraSpec {
@@ -80,6 +82,7 @@ impl LoraSpec {
             share_layers: false,
             dropout: 0.0,
             target_modules: Vec::new(),
+            layers_to_transform: Vec::new(),
         }
     }
 
@@ -110,6 +113,15 @@ impl LoraSpec {
             }
         }
         count as u64
+    }
+
+    /// Numbers that a file of such an adapter holds: what layers share, for each of them.
+    pub fn written_count(&self, modules: &[(String, usize, usize)]) -> u64 {
+        let unshared = LoraSpec {
+            share_layers: false,
+            ..self.clone()
+        };
+        unshared.parameter_count(modules)
     }
 }
 
@@ -226,6 +238,12 @@ impl LoraSet {
         let counts = self.parameters().into_iter().map(|p| p.var.elem_count());
         counts.sum::<usize>() as u64
     }
+
+    /// Numbers that a file of it holds: what layers share, for each of them.
+    pub fn written_count(&self) -> u64 {
+        let parts = self.pairs.iter().flat_map(LoraPair::parts);
+        parts.map(|(_, var)| var.elem_count()).sum::<usize>() as u64
+    }
 }
 
 /// The linears that get adapters, as `(name, in_features, out_features)` in the base's order:
@@ -279,22 +297,28 @@ pub fn match_targets(
     Ok(chosen)
 }
 
-/// What PEFT must be told so that it adapts exactly `modules`: bare names (`q_proj`) where each
-/// stands for all layers, else whole names.
-pub fn target_names(config: &DecoderConfig, modules: &[(String, usize, usize)]) -> Vec<String> {
-    let leaf = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let mut per_leaf: BTreeMap<String, usize> = BTreeMap::new();
+/// What PEFT must be told so that it adapts exactly `modules` (as [`match_targets`] gives them):
+/// `target_modules` and `layers_to_transform` (empty: all layers). Bare names (`q_proj`) where every
+/// adapted layer has the same ones adapted, else whole names.
+pub fn peft_targets(
+    config: &DecoderConfig,
+    modules: &[(String, usize, usize)],
+) -> (Vec<String>, Vec<usize>) {
+    let mut by_layer: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     for (module, ..) in modules {
-        *per_leaf.entry(leaf(module)).or_default() += 1;
+        let layer = module.split('.').find_map(|part| part.parse().ok());
+        let leaf = module.rsplit('.').next().unwrap_or(module);
+        let leaves = by_layer.entry(layer.unwrap_or(0)).or_default();
+        leaves.push(leaf.to_owned());
     }
-    let linears = config.block_linears();
-    let in_base_order = |name: &String| linears.iter().position(|l| l.name.ends_with(&name[..]));
-    if per_leaf.values().all(|&count| count == config.layers) {
-        let mut names: Vec<String> = per_leaf.into_keys().collect();
-        names.sort_by_key(in_base_order);
-        names
-    } else {
-        modules.iter().map(|(module, ..)| module.clone()).collect()
+    let first = by_layer.values().next().cloned().unwrap_or_default();
+    if by_layer.values().any(|leaves| *leaves != first) {
+        let whole = modules.iter().map(|(module, ..)| module.clone());
+        return (whole.collect(), Vec::new());
+    }
+    match by_layer.len() == config.layers {
+        true => (first, Vec::new()),
+        false => (first, by_layer.into_keys().collect()),
     }
 }
 
@@ -384,7 +408,7 @@ mod tests {
         let matched = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
             let modules = match_targets(&config, false, &names, None)?;
-            Ok::<_, anyhow::Error>(target_names(&config, &modules))
+            Ok::<_, anyhow::Error>(peft_targets(&config, &modules).0)
         };
         let default = ["q_proj", "k_proj", "v_proj", "o_proj"];
         assert_eq!(matched(&default).unwrap(), ["qkv_proj", "o_proj"]);
@@ -411,17 +435,64 @@ mod tests {
     }
 
     #[test]
-    fn names_for_peft_are_bare_only_where_they_stand_for_all_layers() {
-        let names = |targets: &[&str], layers| {
+    fn peft_is_told_bare_names_and_layers_where_these_say_it_all() {
+        let told = |targets: &[&str], layers| {
             let targets: Vec<String> = targets.iter().map(|&n| n.to_owned()).collect();
             let modules = match_targets(&config(), false, &targets, layers).unwrap();
-            target_names(&config(), &modules)
+            peft_targets(&config(), &modules)
         };
-        assert_eq!(names(&["up_proj", "q_proj"], None), ["q_proj", "up_proj"]);
+        let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
         assert_eq!(
-            names(&["q_proj"], Some((0, 0))),
-            ["model.layers.0.self_attn.q_proj"]
+            told(&["up_proj", "q_proj"], None),
+            (names(&["q_proj", "up_proj"]), vec![])
         );
+        assert_eq!(
+            told(&["self_attn.q_proj", "mlp.up_proj"], Some((1, 2))),
+            (names(&["q_proj", "up_proj"]), vec![1, 2])
+        );
+        assert_eq!(
+            told(&["layers.0.self_attn.q_proj", "up_proj"], Some((0, 1))),
+            (
+                names(&[
+                    "model.layers.0.self_attn.q_proj",
+                    "model.layers.0.mlp.up_proj",
+                    "model.layers.1.mlp.up_proj"
+                ]),
+                vec![]
+            )
+        );
+    }
+
+    #[test]
+    fn what_layers_share_is_one_variable_counted_once() {
+        let modules = match_targets(&config(), true, &[], None).unwrap();
+        let spec = |share_layers, use_dora| LoraSpec {
+            share_layers,
+            use_dora,
+            ..LoraSpec::lora(2)
+        };
+        let count = |spec: &LoraSpec| {
+            let set = LoraSet::new(&modules, spec.clone(), 1, &Device::Cpu).unwrap();
+            assert_eq!(set.written_count(), spec.written_count(&modules));
+            set.parameter_count()
+        };
+        let (alone, shared) = (spec(false, false), spec(true, false));
+        assert_eq!(count(&alone), alone.parameter_count(&modules));
+        assert_eq!(count(&shared), shared.parameter_count(&modules));
+        assert_eq!(count(&alone), 3 * count(&shared));
+        assert_eq!(
+            alone.written_count(&modules),
+            shared.written_count(&modules)
+        );
+        // Magnitudes are of a layer's own weight.
+        let outputs: usize = modules.iter().map(|(.., outputs)| outputs).sum();
+        let dora = spec(true, true).parameter_count(&modules);
+        assert_eq!(dora, count(&shared) + outputs as u64);
+        let set = LoraSet::new(&modules, shared, 1, &Device::Cpu).unwrap();
+        let of = |module: &str| set.pairs[set.index[module]].a.id();
+        let q = of("model.layers.0.self_attn.q_proj");
+        assert_eq!(q, of("model.layers.2.self_attn.q_proj"));
+        assert_ne!(q, of("model.layers.0.self_attn.o_proj"));
     }
 
     #[test]

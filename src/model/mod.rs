@@ -11,6 +11,7 @@ mod config;
 mod decoder;
 mod device;
 mod family;
+mod ggjt;
 pub mod gguf;
 mod gguf_base;
 mod gguf_names;
@@ -19,6 +20,7 @@ mod hugging_face;
 mod lora;
 mod memory;
 mod rope;
+mod sentencepiece;
 mod source;
 mod tokenizer;
 
@@ -33,7 +35,7 @@ pub use device::{DeviceRequest, device};
 pub use gguf_names::{
     gguf_architecture, gguf_module, hugging_face_module, interleaved_row, interleaves_heads,
 };
-pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, target_names};
+pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, peft_targets};
 pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
@@ -52,7 +54,7 @@ pub struct Base {
 pub struct Description {
     /// As written in the config.
     pub name: String,
-    /// "safetensors", "gguf" or "builtin".
+    /// "safetensors", "gguf", "ggml" or "builtin".
     pub format: String,
     /// "F32", "Q4_1", ...: of most weights.
     pub dtype: String,
@@ -62,9 +64,12 @@ pub struct Description {
     pub config: DecoderConfig,
     /// The files read, for hashing; empty for a built-in base.
     pub files: Vec<std::path::PathBuf>,
+    /// What the files do not say and had to be assumed, a sentence each.
+    pub notes: Vec<String>,
 }
 
-/// Reads the headers of a base: a Hugging Face folder, a `.gguf` file or `builtin:tiny-llama`.
+/// Reads the headers of a base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file or
+/// `builtin:tiny-llama`.
 ///
 /// # Errors
 /// Nothing there, damaged headers, an architecture or encoding that is not supported: one sentence.

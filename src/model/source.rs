@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::config::DecoderConfig;
 use super::tokenizer::Tokenizer;
-use super::{Description, builtin, gguf_base, hugging_face};
+use super::{Description, builtin, ggjt, gguf_base, hugging_face};
 use crate::error::input_error;
 use crate::ops::{Bytes, FrozenWeight, HostWeight};
 
@@ -37,12 +37,15 @@ pub(super) struct Source {
     pub tensors: BTreeMap<String, Stored>,
     pub files: Vec<PathBuf>,
     pub tokenizer: TokenizerFiles,
+    /// What had to be assumed.
+    pub notes: Vec<String>,
 }
 
 /// Where the tokenizer is read from.
 pub(super) enum TokenizerFiles {
     Folder(PathBuf),
     Gguf(Box<super::gguf::Header>, String),
+    Ggml(ggjt::Vocabulary, String),
     Builtin,
 }
 
@@ -65,11 +68,13 @@ impl Source {
                 hugging_face::open(path)?
             } else if is_gguf(path) {
                 gguf_base::open(path)?
+            } else if magic(path).is_some_and(|magic| ggjt::is_ggml(&magic)) {
+                ggjt::open(path)?
             } else {
                 return Err(input_error(format!(
                     "{base_model} is not a base that can be opened: it must be a \
                      Hugging Face folder (with config.json, *.safetensors and tokenizer.json), a \
-                     .gguf file or builtin:tiny-llama"
+                     .gguf file, a GGML .bin file (ggjt v3) or builtin:tiny-llama"
                 )));
             }
         };
@@ -81,6 +86,7 @@ impl Source {
         match &self.tokenizer {
             TokenizerFiles::Folder(folder) => Tokenizer::from_folder(folder),
             TokenizerFiles::Gguf(header, file) => Tokenizer::from_gguf(header, file),
+            TokenizerFiles::Ggml(vocabulary, file) => Tokenizer::from_ggml(vocabulary, file),
             TokenizerFiles::Builtin => builtin::tokenizer(),
         }
     }
@@ -105,6 +111,7 @@ impl Source {
             bytes,
             config: self.config.clone(),
             files: self.files.clone(),
+            notes: self.notes.clone(),
         }
     }
 
@@ -226,10 +233,15 @@ impl Source {
 }
 
 fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "gguf") || magic(path).is_some_and(|m| &m == b"GGUF")
+}
+
+/// The first bytes of a file.
+fn magic(path: &Path) -> Option<[u8; 4]> {
     use std::io::Read;
     let mut magic = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    path.extension().is_some_and(|e| e == "gguf") || (read.is_ok() && &magic == b"GGUF")
+    File::open(path).ok()?.read_exact(&mut magic).ok()?;
+    Some(magic)
 }
 
 /// A file as bytes, without reading it.

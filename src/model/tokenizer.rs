@@ -6,8 +6,9 @@ use anyhow::{Result, anyhow};
 use serde_json::Value;
 
 use super::gguf::Header;
-use super::gguf_tokenizer;
+use super::sentencepiece::{self, Options};
 use super::source::read_text;
+use super::{ggjt, gguf_tokenizer};
 use crate::error::input_error;
 
 /// Text to token ids and back, with what the base says about its special tokens and chat template.
@@ -143,19 +144,63 @@ impl Tokenizer {
                 eos.push(id);
             }
         }
-        let bos = id("tokenizer.ggml.bos_token_id");
+        let sentencepiece = header.text("tokenizer.ggml.model") == Some(gguf_tokenizer::LLAMA);
+        let mut bos = id("tokenizer.ggml.bos_token_id");
+        if sentencepiece {
+            // llama.cpp's defaults for this kind.
+            bos = bos.or(Some(1));
+            if eos.is_empty() {
+                eos.push(2);
+            }
+        }
         let pre = header.text("tokenizer.ggml.pre");
         let add_bos = header.boolean("tokenizer.ggml.add_bos_token");
         Ok(Tokenizer {
             bos,
             eos,
             chat_template: header.text("tokenizer.chat_template").map(str::to_owned),
-            // llama.cpp's default for Llama 3's tokenizer, and for no other BPE.
-            add_bos: add_bos.unwrap_or(pre.is_some_and(gguf_tokenizer::is_llama3)),
+            // llama.cpp's default for SentencePiece and Llama 3's tokenizer, and for no other BPE.
+            add_bos: add_bos.unwrap_or(sentencepiece || pre.is_some_and(gguf_tokenizer::is_llama3)),
+            inner,
+        })
+    }
+
+    /// LLaMA's tokenizer, with LLaMA 2's chat template, which a GGML file does not hold.
+    ///
+    /// # Errors
+    /// A vocabulary that is damaged.
+    pub(super) fn from_ggml(vocabulary: &ggjt::Vocabulary, file: &str) -> Result<Self> {
+        let pieces = sentencepiece::pieces_of_ggml(vocabulary);
+        let options = Options {
+            space_prefix: true,
+            strip_after_special: false,
+        };
+        let inner = sentencepiece::build(&pieces, &options)
+            .map_err(|e| input_error(format!("{file} cannot be used: {e:#}")))?;
+        Ok(Tokenizer {
+            bos: Some(1),
+            eos: vec![2],
+            chat_template: Some(LLAMA2_TEMPLATE.to_owned()),
+            add_bos: true,
             inner,
         })
     }
 }
+
+/// The format that LLaMA 2 Chat was trained with: `chat_completion` of Meta's `generation.py`.
+const LLAMA2_TEMPLATE: &str = "\
+{%- set first = 1 if messages[0]['role'] == 'system' else 0 -%}\
+{%- for message in messages[first:] -%}\
+{%- set text = message['content'] | trim -%}\
+{%- if loop.first and first == 1 -%}\
+{%- set text = '<<SYS>>\n' ~ messages[0]['content'] ~ '\n<</SYS>>\n\n' ~ text -%}\
+{%- endif -%}\
+{%- if message['role'] == 'user' -%}\
+{{- bos_token ~ '[INST] ' ~ text ~ ' [/INST]' -}}\
+{%- else -%}\
+{{- ' ' ~ text ~ ' ' ~ eos_token -}}\
+{%- endif -%}\
+{%- endfor -%}";
 
 /// The texts a tokenizer is made of.
 pub(super) struct Parts<'a> {

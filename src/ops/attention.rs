@@ -96,12 +96,13 @@ pub fn attention(
         &y,
         &[&q.clone(), &k.clone(), &v.clone()],
         move |dy, gradients| {
-            let _time = timed(Part::Attention);
+            let time = timed(Part::Attention);
             let (dq, dk, dv) = with_inputs(&q, &k, &v, heads, window, |inputs| {
                 with_floats(&output, |y| {
                     with_floats(&dy, |dy| backward(inputs, &spans, y, dy, &normalisers))
                 })
             })???;
+            drop(time);
             let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu);
             gradients.add(q.id(), tensor(dq, &q)?)?;
             gradients.add(k.id(), tensor(dk, &k)?)?;

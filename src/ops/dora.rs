@@ -68,12 +68,13 @@ pub(super) fn dora_linear(
     let parameters = [&term.a, &term.b, &dora.magnitude].map(Tensor::clone);
     let [a, b, magnitude] = &parameters.clone();
     tape.record(&y, &[x, a, b, magnitude], move |dy, gradients| {
-        let _time = timed(Part::Linear);
+        let time = timed(Part::Linear);
         let found = with_floats(&input, |x| {
             with_floats(&output, |y| {
                 with_floats(&dy, |dy| linear.backward(x, y, dy, wanted))
             })
         })????;
+        drop(time);
         for (parameter, gradient) in parameters.iter().zip(found.parameters) {
             let gradient = Tensor::from_vec(gradient, parameter.shape(), &Device::Cpu)?;
             gradients.add(parameter.id(), gradient)?;

@@ -5,6 +5,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
+use super::profile;
 use super::tape::Tape;
 use super::tensors::floats;
 use super::weight::{FrozenWeight, Products};
@@ -92,6 +93,7 @@ impl CustomOp1 for FrozenLinear<'_> {
         let Storage::Cuda(weight) = &*weight else {
             bail!("the activations are on the GPU, the weight is not");
         };
+        profile::count(tokens, to, from);
         let out = storage.matmul(weight, (1, tokens, to, from), layout, weight_layout)?;
         Ok((out, (tokens, to).into()))
     }

@@ -412,16 +412,20 @@ impl LinearBackward {
             .iter()
             .map(Pair::of)
             .collect::<Result<Vec<_>>>()?;
-        let mut d_lows = Vec::new();
-        for (term, pair) in self.terms.iter().zip(&pairs) {
-            let found = with_floats(self.x()?, |x| with_floats(dy, |dy| pair.backward(x, dy)))??;
-            let d_a = Tensor::from_vec(found.a, term.a.shape(), &Device::Cpu)?;
-            let d_b = Tensor::from_vec(found.b, term.b.shape(), &Device::Cpu)?;
-            gradients.add(term.a.id(), d_a)?;
-            gradients.add(term.b.id(), d_b)?;
-            d_lows.push(found.low);
+        let mut found = Vec::new();
+        for pair in &pairs {
+            let gradients = |x: &[f32]| with_floats(dy, |dy| pair.backward(x, dy));
+            found.push(with_floats(self.x()?, gradients)??);
         }
         drop(time);
+        let mut d_lows = Vec::new();
+        for (term, PairGradients { a, b, low }) in self.terms.iter().zip(found) {
+            let d_a = Tensor::from_vec(a, term.a.shape(), &Device::Cpu)?;
+            let d_b = Tensor::from_vec(b, term.b.shape(), &Device::Cpu)?;
+            gradients.add(term.a.id(), d_a)?;
+            gradients.add(term.b.id(), d_b)?;
+            d_lows.push(low);
+        }
         if !self.input_wanted {
             return Ok(None);
         }

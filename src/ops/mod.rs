@@ -42,6 +42,7 @@ pub use head::cross_entropy;
 pub(crate) use head::tokens_at_once;
 pub use linear::frozen_linear;
 pub use lora::{LoraTerm, Residual, lora_linear};
+pub use matrix::product_rate;
 pub use norm::rms_norm;
 pub use rope::{RopeTable, rope};
 pub use rows::select_rows;

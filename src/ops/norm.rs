@@ -26,12 +26,13 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
     drop(time);
     let (input, weight) = (x.clone(), weight.clone());
     tape.record(&y, &[x], move |dy, gradients| {
-        let _time = timed(Part::Norm);
+        let time = timed(Part::Norm);
         let dx = with_floats(&input, |x| {
             with_floats(&dy, |dy| {
                 with_floats(&weight, |weight| backward(x, dy, weight, eps as f32))
             })
         })???;
+        drop(time);
         gradients.add(
             input.id(),
             Tensor::from_vec(dx, input.shape(), &Device::Cpu)?,

@@ -25,11 +25,12 @@ pub fn swiglu(tape: &Tape, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     drop(time);
     let inputs = (gate.clone(), up.clone());
     tape.record(&y, &[gate, up], move |dy, gradients| {
-        let _time = timed(Part::SwiGlu);
+        let time = timed(Part::SwiGlu);
         let (gate, up) = inputs;
         let (d_gate, d_up) = with_floats(&gate, |gate| {
             with_floats(&up, |up| with_floats(&dy, |dy| backward(gate, up, dy)))
         })???;
+        drop(time);
         gradients.add(
             gate.id(),
             Tensor::from_vec(d_gate, gate.shape(), &Device::Cpu)?,

@@ -248,12 +248,35 @@ pub struct DataStatistics {
     pub max_length: u64,
     /// Records cut at `sequence_len`.
     pub truncated: u64,
+    /// Tokens that this left out.
+    #[serde(default)]
+    pub cut_tokens: u64,
     /// Exact duplicates beyond the first.
     pub duplicates: u64,
     /// Bad records left out because of `skip_bad_records`.
     pub skipped: u64,
     pub lengths: Vec<LengthBucket>,
+    /// With `packing` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<PackingStatistics>,
     pub warnings: Vec<String>,
+}
+
+/// The rows that an epoch's training records are packed into.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PackingStatistics {
+    pub rows: u64,
+    /// Tokens of a row at most.
+    pub row_tokens: u64,
+    /// Tokens in all rows together.
+    pub tokens: u64,
+}
+
+impl PackingStatistics {
+    /// How full the rows are, from 0 to 1.
+    pub fn filled(&self) -> f64 {
+        self.tokens as f64 / (self.rows * self.row_tokens).max(1) as f64
+    }
 }
 
 /// One bar of the histogram of token lengths: `from <= length < to`.

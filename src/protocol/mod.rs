@@ -17,8 +17,8 @@ pub use command::{Command, Query, Reply, StopMode};
 pub use curves::RunCurves;
 pub use event::{
     AdapterInfo, BaseInfo, CheckpointReason, ConfigChange, ConfigEntry, DataStatistics, Event,
-    EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PhaseName,
-    RecordPreview, RecordSegment, SampleText, StepMetrics,
+    EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PackingStatistics,
+    PhaseName, RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
 pub use log::{LogEntry, LogLine};
 pub use series::{Bucket, Series};

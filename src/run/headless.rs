@@ -116,14 +116,12 @@ impl Lines {
                 thousands(adapter.parameters),
             )],
             EventKind::Data { statistics: s } => {
-                let mut lines = vec![format!(
+                vec![format!(
                     "data: {} records to train on, {} held out, {} tokens",
                     thousands(s.train_records),
                     thousands(s.eval_records),
                     thousands(s.tokens),
-                )];
-                lines.extend(s.warnings.iter().map(|w| format!("warning: {w}")));
-                lines
+                )]
             }
             EventKind::Plan {
                 total_steps,

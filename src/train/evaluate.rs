@@ -1,6 +1,7 @@
 //! Held-out loss.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::BestEval;
@@ -48,7 +49,7 @@ impl Trainer<'_> {
     }
 
     fn held_out_loss(&mut self, with_adapter: bool) -> Flow<f64> {
-        let (base, data) = (Rc::clone(&self.base), Rc::clone(&self.data));
+        let (base, data) = (Rc::clone(&self.base), Arc::clone(&self.data));
         let active = [Active {
             set: &self.set.clone(),
             strength: 1.0,
@@ -61,8 +62,10 @@ impl Trainer<'_> {
         let mut rest = &records[..];
         while !rest.is_empty() {
             self.attend()?;
-            let (batch, after) = rest.split_at(rest.len().min(self.pieces.records));
-            let computed = watched(self.momentary_bytes(batch), || {
+            let at_once = self.pieces.records.min(self.config.batch_size.max(1));
+            let (batch, after) = rest.split_at(rest.len().min(at_once));
+            let length = batch.iter().map(|r| r.ids.len() as u64).sum();
+            let computed = watched(self.momentary_bytes(length), || {
                 base.decoder.loss(&collate(batch), adapters)
             });
             match computed {

@@ -4,6 +4,8 @@
 //! [`Reporter`] and is steered through [`Control`] messages. The loop itself is `trainer.rs`, to be
 //! read from top to bottom.
 
+mod adapter;
+pub mod bench;
 pub mod checkpoint;
 mod controls;
 mod device;
@@ -28,10 +30,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use adapter::{AdapterPlan, adapter_plan};
 pub use device::{dtype, open_device};
 pub use export::export;
 pub use plan::Plan;
-pub use preflight::{Preflight, adapter_format, preflight};
+pub use preflight::{AdapterSize, Preflight, adapter_format, preflight};
 
 use crate::config::RunConfig;
 use crate::protocol::{Command, EventKind};

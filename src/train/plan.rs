@@ -1,4 +1,4 @@
-//! How many steps a run has, and which micro-batches belong to a step.
+//! How many steps a run has.
 
 use crate::config::RunConfig;
 use crate::data::{Batches, Cursor};
@@ -34,22 +34,6 @@ impl Plan {
             steps_per_epoch: self.steps_per_epoch,
         }
     }
-}
-
-/// One micro-batch: the indices of its training records, and the cursor after it.
-pub type MicroBatch = (Vec<usize>, Cursor);
-
-/// The micro-batches of the step that begins at `cursor`: `accumulation` of them, or fewer at the
-/// end of an epoch.
-pub fn micro_batches(batches: &Batches, cursor: Cursor, accumulation: usize) -> Vec<MicroBatch> {
-    let mut step = Vec::new();
-    let mut next = cursor;
-    while step.len() < accumulation.max(1) && next.epoch == cursor.epoch {
-        let (records, after) = batches.at(next);
-        next = after;
-        step.push((records, after));
-    }
-    step
 }
 
 /// Passes over the data at `cursor`, fractional.

@@ -10,7 +10,6 @@ use super::{Folders, Plan};
 use crate::adapter::{self, Family, Format};
 use crate::config::{ExportFormat, RunConfig};
 use crate::error::input_error;
-use crate::model::LoraSet;
 
 /// What `state.json`, `adapter_config.json` and headers take at most.
 const OVERHEAD: u64 = 256 * 1024;
@@ -21,15 +20,15 @@ const OVERHEAD: u64 = 256 * 1024;
 /// A format that this adapter has no form in, a folder that cannot be written, too little space.
 pub(super) fn check(
     config: &RunConfig,
-    set: &LoraSet,
+    size: AdapterSize,
     plan: Plan,
     folders: &Folders,
 ) -> Result<Vec<String>> {
-    formats(&config.export_formats, set.spec.use_dora)?;
+    formats(&config.export_formats, config.use_dora)?;
     for folder in [&folders.checkpoints, &folders.samples, &folders.exports] {
         writable(folder)?;
     }
-    Ok(space(config, set.parameter_count(), plan, &folders.checkpoints)?.warnings)
+    Ok(space(config, size, plan, &folders.checkpoints)?.warnings)
 }
 
 /// Whether the adapter of a language model, of DoRA or not, can be written in all of these formats.
@@ -67,6 +66,14 @@ fn writable(folder: &Path) -> Result<()> {
         })
 }
 
+/// Numbers of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdapterSize {
+    pub trained: u64,
+    /// In a file, which holds once for each layer what layers share.
+    pub written: u64,
+}
+
 /// What a run will need where its folder lies.
 #[derive(Clone, Debug)]
 pub struct Preflight {
@@ -83,25 +90,25 @@ pub struct Preflight {
 ///
 /// # Errors
 /// As the check before the first step: formats, a folder that cannot be written, too little space.
-pub fn preflight(config: &RunConfig, adapter_parameters: u64, plan: Plan) -> Result<Preflight> {
-    formats(&config.export_formats, false)?;
+pub fn preflight(config: &RunConfig, size: AdapterSize, plan: Plan) -> Result<Preflight> {
+    formats(&config.export_formats, config.use_dora)?;
     let there = config
         .output_dir
         .ancestors()
         .find(|folder| folder.is_dir())
         .unwrap_or(Path::new("/"));
     writable(there)?;
-    space(config, adapter_parameters, plan, there)
+    space(config, size, plan, there)
 }
 
 /// `at`: a folder on the disk that the run writes to.
-fn space(config: &RunConfig, parameters: u64, plan: Plan, at: &Path) -> Result<Preflight> {
+fn space(config: &RunConfig, size: AdapterSize, plan: Plan, at: &Path) -> Result<Preflight> {
     let stat = rustix::fs::statvfs(at)
         .with_context(|| format!("asking for the space left at {}", at.display()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    // The adapter's numbers and two moments in f32.
-    let one = parameters * 4 * 3 + OVERHEAD;
-    let exports = (parameters * 4 + OVERHEAD) * config.export_formats.len() as u64;
+    // The adapter's numbers and two moments of what is trained, in f32.
+    let one = 4 * (size.written + 2 * size.trained) + OVERHEAD;
+    let exports = (4 * size.written + OVERHEAD) * config.export_formats.len() as u64;
     // A new checkpoint is whole before an old one goes.
     let least = 2 * one + exports;
     if free < least {

@@ -2,29 +2,30 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::checkpoint::{self, DataFingerprint, State};
 use super::device::{device_name, dtype, open_device};
 use super::optimizer::AdamW;
 use super::plan::Plan;
+use super::preflight::AdapterSize;
 use super::stage::Stage;
-use super::{Folders, Reporter, preflight};
-use crate::adapter;
-use crate::config::{RunConfig, TargetModules};
+use super::{Folders, Reporter, adapter, preflight};
+use crate::config::RunConfig;
 use crate::data::{self, Batches, Dataset};
 use crate::error::input_error;
-use crate::model::{self, Base, DecoderConfig, LoraSet, LoraSpec};
+use crate::model::{self, Base, LoraSet};
 use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName};
 use candle_core::Device;
 
 /// What the trainer works with.
 pub(super) struct Setup {
     pub base: Rc<Base>,
-    pub data: Rc<Dataset>,
+    pub data: Arc<Dataset>,
     pub fingerprint: DataFingerprint,
-    pub batches: Batches,
+    pub batches: Arc<Batches>,
     pub plan: Plan,
     pub set: LoraSet,
     pub optimizer: AdamW,
@@ -70,6 +71,13 @@ pub(super) fn open(
         dtype(config.precision, &device)?,
     )?;
 
+    for note in &base.description.notes {
+        reporter.emit(EventKind::Message(Message {
+            level: Level::Info,
+            text: format!("base: {note}"),
+        }));
+    }
+
     stage.enter(PhaseName::Loading, "reading the data");
     let data = data::load(config, &base.tokenizer)?;
     refuse_bad_records(config, &data)?;
@@ -85,12 +93,14 @@ pub(super) fn open(
     reporter.emit(EventKind::Data {
         statistics: data.statistics.clone(),
     });
+    for warning in &data.statistics.warnings {
+        warn(warning.clone());
+    }
 
     stage.enter(PhaseName::Loading, "making the adapter");
-    let shape = &base.description.config;
     let set = match resume {
-        Some(checkpoint) => resumed_adapter(config, checkpoint, shape, &device)?,
-        None => fresh_adapter(config, shape, &device)?,
+        Some(checkpoint) => adapter::resumed(config, checkpoint, &base)?,
+        None => adapter::fresh(config, &base)?,
     };
     let optimizer = match (resume, &state) {
         (Some(checkpoint), Some(state)) => {
@@ -98,12 +108,16 @@ pub(super) fn open(
         }
         _ => AdamW::new(&set),
     };
-    let batches = Batches::new(config.seed, config.batch_size, data.train.len());
+    let batches = Batches::of(config, &data.train);
     let plan = Plan::new(config, &batches);
     reporter.emit(model_event(&base, &set, &device));
     reporter.emit(plan.event());
 
-    for warning in preflight::check(config, &set, plan, folders)? {
+    let size = AdapterSize {
+        trained: set.parameter_count(),
+        written: set.written_count(),
+    };
+    for warning in preflight::check(config, size, plan, folders)? {
         warn(warning);
     }
     if let Some(state) = &state {
@@ -120,9 +134,9 @@ pub(super) fn open(
             .gradient_checkpointing
             .unwrap_or_else(|| device.is_cuda()),
         base: Rc::new(base),
-        data: Rc::new(data),
+        data: Arc::new(data),
         fingerprint,
-        batches,
+        batches: Arc::new(batches),
         plan,
         set,
         optimizer,
@@ -158,88 +172,6 @@ fn refuse_bad_records(config: &RunConfig, data: &Dataset) -> Result<()> {
             "train_data_dir: {} leaves no record to train on",
             config.train_data_dir.display()
         )));
-    }
-    Ok(())
-}
-
-fn fresh_adapter(config: &RunConfig, shape: &DecoderConfig, device: &Device) -> Result<LoraSet> {
-    let (all_linear, names) = match &config.target_modules {
-        TargetModules::AllLinear => (true, &[][..]),
-        TargetModules::Names(names) => (false, &names[..]),
-    };
-    let modules = model::match_targets(shape, all_linear, names, config.layers)?;
-    let spec = LoraSpec {
-        rank: config.lora_rank,
-        alpha: config.lora_alpha,
-        use_rslora: config.use_rslora,
-        use_dora: false,
-        share_layers: false,
-        dropout: config.lora_dropout,
-        target_modules: model::target_names(shape, &modules),
-    };
-    let fresh = LoraSet::new(&modules, spec, config.seed, device)?;
-    let Some(folder) = &config.init_from else {
-        return Ok(fresh);
-    };
-    let given = adapter::read_lora_set(folder, shape, device)
-        .with_context(|| format!("init_from: {}", folder.display()))?;
-    take_over(&fresh, &given).map_err(|difference| {
-        input_error(format!(
-            "init_from: the adapter in {} is not of this config's shape: {difference}; set lora_rank, lora_alpha, use_rslora, target_modules and layers to its values",
-            folder.display()
-        ))
-    })?;
-    Ok(fresh)
-}
-
-fn resumed_adapter(
-    config: &RunConfig,
-    checkpoint: &Path,
-    shape: &DecoderConfig,
-    device: &Device,
-) -> Result<LoraSet> {
-    let without_init = RunConfig {
-        init_from: None,
-        ..config.clone()
-    };
-    let fresh = fresh_adapter(&without_init, shape, device)?;
-    let saved = adapter::read_lora_set(checkpoint, shape, device)?;
-    take_over(&fresh, &saved).map_err(|difference| {
-        input_error(format!(
-            "the config no longer fits the checkpoint {}: {difference}; undo the change, or start anew with `--resume never`",
-            checkpoint.display()
-        ))
-    })?;
-    Ok(fresh)
-}
-
-/// Copies the numbers of an adapter of the same shape; says what differs otherwise.
-fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
-    let (theirs, ours) = (&given.spec, &fresh.spec);
-    if theirs.rank != ours.rank {
-        return Err(format!("its rank is {}, not {}", theirs.rank, ours.rank));
-    }
-    if theirs.scale() != ours.scale() {
-        let said = |spec: &LoraSpec| {
-            let kind = if spec.use_rslora { " (rsLoRA)" } else { "" };
-            format!("{}{kind}", spec.alpha)
-        };
-        return Err(format!("its alpha is {}, not {}", said(theirs), said(ours)));
-    }
-    for pair in &given.pairs {
-        if !fresh.index.contains_key(&pair.module) {
-            return Err(format!("it adapts {}, this config does not", pair.module));
-        }
-    }
-    for pair in &fresh.pairs {
-        let Some(&at) = given.index.get(&pair.module) else {
-            return Err(format!("it does not adapt {}", pair.module));
-        };
-        let copy = || -> candle_core::Result<()> {
-            pair.a.set(given.pairs[at].a.as_tensor())?;
-            pair.b.set(given.pairs[at].b.as_tensor())
-        };
-        copy().map_err(|e| format!("{} cannot be taken over ({e})", pair.module))?;
     }
     Ok(())
 }

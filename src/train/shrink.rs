@@ -15,8 +15,7 @@ use super::memory::{Room, room};
 use super::optimizer::Values;
 use super::trainer::{Flow, Interrupt, Trainer};
 use crate::config::OnOom;
-use crate::data::{Record, collate};
-use crate::model::{self, DropoutKey};
+use crate::model::{self, DropoutKey, TokenBatch};
 use crate::ops::heap::{self, OutOfMemory, Watch};
 use crate::protocol::{CheckpointReason, Level};
 
@@ -125,30 +124,27 @@ fn room_now() -> Room {
 
 impl Trainer<'_> {
     /// Adds loss and gradients of a micro-batch to `gradients`, in pieces that fit into memory.
-    pub fn micro_batch(
+    pub fn compute(
         &mut self,
-        indices: &[usize],
+        micro_batch: &TokenBatch,
         dropout: Option<DropoutKey>,
         gradients: &mut Values,
     ) -> Flow<Sums> {
-        let (base, data) = (Rc::clone(&self.base), Rc::clone(&self.data));
-        let mut rest: Vec<&Record> = indices.iter().map(|&r| &data.train[r]).collect();
+        let base = Rc::clone(&self.base);
+        let all = micro_batch.input_ids.len();
         let mut sums = Sums::default();
-        let mut tokens_before = 0;
-        while !rest.is_empty() {
-            let records = rest.len().min(self.pieces.records);
-            let piece = &rest[..records];
+        let (mut done, mut tokens_before) = (0, 0);
+        while done < all {
+            let records = (all - done).min(self.pieces.records);
+            let piece = micro_batch.rows(done..done + records);
             let dropout = dropout.map(|key| DropoutKey {
                 tokens_before,
                 ..key
             });
-            let computed = watched(self.momentary_bytes(piece), || {
-                base.decoder.loss_and_gradients(
-                    &collate(piece),
-                    &self.set,
-                    dropout,
-                    self.pieces.recompute,
-                )
+            let tokens = piece.input_ids.iter().map(|ids| ids.len() as u64).sum();
+            let computed = watched(self.momentary_bytes(tokens), || {
+                base.decoder
+                    .loss_and_gradients(&piece, &self.set, dropout, self.pieces.recompute)
             });
             match computed {
                 Ok(pass) => {
@@ -156,7 +152,7 @@ impl Trainer<'_> {
                     sums.loss += pass.loss_sum;
                     sums.trained_tokens += pass.trained_tokens;
                     tokens_before += pass.computed_tokens;
-                    rest.drain(..records);
+                    done += records;
                 }
                 Err(e) => self.out_of_memory(e, records, Work::Step)?,
             }
@@ -164,9 +160,8 @@ impl Trainer<'_> {
         Ok(sums)
     }
 
-    /// Bytes that one operation on these records may take for a moment.
-    pub fn momentary_bytes(&self, records: &[&Record]) -> u64 {
-        let tokens = records.iter().map(|r| r.ids.len() as u64).sum();
+    /// Bytes that one operation on so many tokens may take for a moment.
+    pub fn momentary_bytes(&self, tokens: u64) -> u64 {
         model::momentary_bytes(self.base.decoder.config(), tokens)
     }
 
@@ -232,6 +227,9 @@ impl Trainer<'_> {
             0 | 1 => {
                 "Lower sequence_len or lora_rank, or train where there is more memory".to_owned()
             }
+            _ if config.packing => {
+                "To begin with less another time, lower batch_size, or sequence_len".to_owned()
+            }
             n => format!(
                 "To begin with less another time: batch_size: {}, gradient_accumulation_steps: {}",
                 n.div_ceil(2),
@@ -248,16 +246,21 @@ impl Trainer<'_> {
     /// Says so when a checkpoint's smaller pieces are used.
     pub fn tell_pieces(&self) {
         if let Some(pieces) = self.pieces_to_keep() {
-            let recompute = match pieces.recompute && !self.configured_pieces.recompute {
-                true => ", and activations are computed again in backward",
-                false => "",
-            };
+            let mut how = Vec::new();
+            if pieces.records < self.configured_pieces.records {
+                how.push(format!(
+                    "micro-batches are computed {} at a time",
+                    pieces.records
+                ));
+            }
+            if pieces.recompute && !self.configured_pieces.recompute {
+                how.push("activations are computed again in backward".to_owned());
+            }
             self.message(
                 Level::Info,
                 format!(
-                    "memory ran out before: micro-batches are computed {} at a time{recompute} \
-                     (`on_oom: pause` begins with batch_size again)",
-                    pieces.records
+                    "memory ran out before: {} (`on_oom: pause` begins with batch_size again)",
+                    how.join(", and ")
                 ),
             );
         }

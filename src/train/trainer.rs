@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{BestEval, DataFingerprint};
@@ -15,7 +16,7 @@ use super::shrink::Pieces;
 use super::stage::Stage;
 use super::{Folders, Outcome, Reporter};
 use crate::config::{OnOom, RunConfig};
-use crate::data::{Batches, Cursor, Dataset};
+use crate::data::{Batches, Cursor, Dataset, Loader};
 use crate::model::{Base, DropoutKey, LoraSet};
 use crate::protocol::{CheckpointReason, EventKind, Level, Message, Num, PhaseName, StepMetrics};
 
@@ -59,9 +60,10 @@ pub(super) struct Trainer<'a> {
     pub inbox: &'a mut Inbox,
 
     pub base: Rc<Base>,
-    pub data: Rc<Dataset>,
+    pub data: Arc<Dataset>,
     pub fingerprint: DataFingerprint,
-    pub batches: Batches,
+    pub batches: Arc<Batches>,
+    loader: Loader,
     pub plan: Plan,
     pub set: LoraSet,
     pub optimizer: AdamW,
@@ -91,7 +93,11 @@ impl<'a> Trainer<'a> {
         inbox: &'a mut Inbox,
     ) -> Self {
         let configured_pieces = Pieces {
-            records: config.batch_size.max(1),
+            // A packed row has as many records as fit into it.
+            records: match config.packing {
+                true => usize::MAX,
+                false => config.batch_size.max(1),
+            },
             recompute: setup.recompute,
         };
         let kept = setup.state.as_ref().and_then(|s| s.pieces);
@@ -117,6 +123,7 @@ impl<'a> Trainer<'a> {
             stage,
             inbox,
             base: setup.base,
+            loader: Loader::new(Arc::clone(&setup.data), Arc::clone(&setup.batches)),
             data: setup.data,
             fingerprint: setup.fingerprint,
             batches: setup.batches,
@@ -160,28 +167,26 @@ impl<'a> Trainer<'a> {
             let mut gradients = Values::zeros(&self.set);
             let (mut loss_sum, mut trained, mut tokens, mut seconds) = (0.0, 0u64, 0u64, 0.0);
             let mut cursor = self.progress.cursor;
-            let micro_batches = plan::micro_batches(
-                &self.batches,
-                cursor,
-                self.config.gradient_accumulation_steps,
-            );
-            for (i, (indices, after)) in micro_batches.into_iter().enumerate() {
+            let epoch = cursor.epoch;
+            for i in 0..self.config.gradient_accumulation_steps.max(1) {
+                // The last step of an epoch has the micro-batches that are left.
+                if cursor.epoch != epoch {
+                    break;
+                }
                 self.attend()?;
                 let clock = Instant::now();
+                let micro_batch = self.loader.take(cursor)?;
                 let dropout = (self.config.lora_dropout > 0.0).then_some(DropoutKey {
                     seed: self.config.seed,
                     step,
                     micro_batch: i as u32,
                     tokens_before: 0,
                 });
-                let sums = self.micro_batch(&indices, dropout, &mut gradients)?;
+                let sums = self.compute(&micro_batch.batch, dropout, &mut gradients)?;
                 loss_sum += sums.loss;
                 trained += sums.trained_tokens;
-                tokens += indices
-                    .iter()
-                    .map(|&r| self.data.train[r].ids.len() as u64)
-                    .sum::<u64>();
-                cursor = after;
+                tokens += micro_batch.tokens;
+                cursor = micro_batch.after;
                 seconds += clock.elapsed().as_secs_f64();
             }
 

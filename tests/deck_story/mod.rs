@@ -147,6 +147,8 @@ impl Story {
                 p95_length: 343,
                 max_length: 498,
                 truncated: 2,
+                cut_tokens: 731,
+                packing: None,
                 duplicates: 3,
                 skipped: 0,
                 lengths: (0u64..)

@@ -1,7 +1,7 @@
 """Writes the reference numbers that the Rust tests are held against (transformers + PEFT, f32, CPU).
 
     python tests/tools/make_fixtures.py                 # all of tests/fixtures
-    python tests/tools/make_fixtures.py --only llama    # llama, families, adamw20, schedules, gguf or tokenizers
+    python tests/tools/make_fixtures.py --only llama    # llama, families, schedules, gguf, ggml or tokenizers
 
 Deterministic: tiny random models from a fixed seed, one thread. What lies in each folder:
 
@@ -12,16 +12,18 @@ llama_<case>/, families/<case>/
                expected.safetensors              logits [B,T,V], loss [], hidden.0 (embeddings), hidden.i (after block i),
                                                  base_loss (without the adapter), grad.<PEFT key> of the loss
                Right padding: compare logits and hidden states where attention_mask is 1.
-adamw20/       adapter/ (start), batches.json (20 steps of 2 micro-batches, with lr, loss, grad_norm), final.safetensors.
-               The base is llama_tied_gqa. A step's loss is the mean over all unmasked tokens of its two micro-batches.
 schedules.json factors of transformers' schedules per step (the learning rate is peak * factor).
 gguf/          tiny-*.gguf with expected logits in tiny-*.safetensors (input_ids [T] i64, logits [T,V] f32: of the dequantised weights);
                tiny-tokens.json (their tokenizer); smollm2.json and tiny-llama.json (token ids, rendered chat templates).
+               family-*.gguf: the families but LLaMA. k-*.gguf: the K-quants, their blocks filled at random with sane scales.
+ggml/          tiny.ggmlv3.bin (ggjt v3, q4_0, grouped-query) with its logits, llama-tokens.gguf (the same tokens in GGUF), and
+               tokens.json: token ids by sentencepiece itself; a special token in a text ends a piece of text, as in Meta's code.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -34,7 +36,7 @@ import gguf
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast,
@@ -200,7 +202,9 @@ def write_case(folder: Path, seed: int, base: PreTrainedModel, lora: dict) -> No
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **lora)).eval()
     with torch.no_grad():
         for n, p in model.named_parameters():
-            if "lora_" in n:
+            if "magnitude" in n:  # of a base's rows' size, some larger, some smaller
+                p.mul_(torch.empty_like(p).uniform_(0.7, 1.4))
+            elif "lora_" in n:
                 p.normal_(0.0, 0.15)
     save_adapter(model, folder / "adapter", folder.name)
     hidden: list[torch.Tensor] = []
@@ -219,41 +223,6 @@ def write_case(folder: Path, seed: int, base: PreTrainedModel, lora: dict) -> No
     assert all("lora_" in n for n in expected if n.startswith("grad.")) and (logits - base_logits).abs().max() > 0.1
     save_file({k: v.detach().contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
     print(f"{folder.name}: loss {loss.item():.6f} over {count} tokens, {sum(k.startswith('grad.') for k in expected)} gradients")
-
-
-def make_adamw(out: Path) -> None:
-    folder = fresh(out / "adamw20")
-    base = AutoModelForCausalLM.from_pretrained(out / "llama_tied_gqa", dtype=torch.float32, attn_implementation="eager")
-    torch.manual_seed(7)
-    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=QKVO, task_type="CAUSAL_LM")).train()
-    save_adapter(model, folder / "adapter", "llama_tied_gqa")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    settings = dict(learning_rate=5e-3, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.01, max_grad_norm=1.0, warmup_steps=3, total_steps=20, lr_scheduler="cosine")
-    optimizer = torch.optim.AdamW(parameters, lr=5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 3, 20)
-    rng = np.random.default_rng(7)
-    # Few distinct rows, met again and again, so that the loss really falls.
-    pool = [random_batch(rng, [int(n) for n in rng.integers(6, 20, 2)], VOCAB) for _ in range(6)]
-    steps = []
-    for step in range(20):
-        micro = [pool[(2 * step) % 6], pool[(2 * step + 1) % 6]]
-        total_tokens = sum(sum_loss(torch.zeros(1, 1, 1).expand(*torch.tensor(b["labels"]).shape, VOCAB), torch.tensor(b["labels"]))[1] for b in micro)
-        summed = 0.0
-        for batch in micro:
-            ids, labels, mask = tensors(batch)
-            part, _ = sum_loss(model(input_ids=ids, attention_mask=mask).logits, labels)
-            (part / total_tokens).backward()
-            summed += part.item()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0).item()
-        lr = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        steps.append({"step": step + 1, "lr": lr, "loss": summed / total_tokens, "grad_norm": norm, "tokens": total_tokens, "micro_batches": micro})
-    write_json(folder / "batches.json", {"settings": settings, "steps": steps})
-    final = get_peft_model_state_dict(model)
-    save_file({k: v.detach().contiguous() for k, v in final.items()}, folder / "final.safetensors")
-    print(f"adamw20: loss {steps[0]['loss']:.4f} -> {steps[-1]['loss']:.4f}, gradient norms {min(s['grad_norm'] for s in steps):.3f} .. {max(s['grad_norm'] for s in steps):.3f}")
 
 
 def make_schedules(out: Path) -> None:
@@ -360,23 +329,49 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 GGUF_NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-              "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+              "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+              "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 
 
 def gguf_name(name: str) -> str:
     fixed = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
     if name in fixed:
         return fixed[name]
-    _, _, layer, module = name.removesuffix(".weight").split(".", 3)
-    return f"blk.{layer}.{GGUF_NAMES[module]}.weight"
+    _, _, layer, module = name.split(".", 3)
+    module, kind = module.rsplit(".", 1)
+    return f"blk.{layer}.{GGUF_NAMES[module]}.{kind}"
 
 
-def write_gguf(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, kind: gguf.GGMLQuantizationType, embedding: gguf.GGMLQuantizationType) -> None:
+INTERLEAVED = ("llama", "smollm3")  # whose rows of q and k llama.cpp permutes
+# bytes of a block of 256 numbers, where its scales (f16) lie, and how large the second is beside the first to centre the numbers
+K_BLOCKS = {"Q2_K": (84, (80, 82), 1.5), "Q3_K": (110, (108,), 0), "Q4_K": (144, (0, 2), 7.5), "Q5_K": (176, (0, 2), 15.5), "Q6_K": (210, (208,), 0)}
+
+
+def quantise(weight: np.ndarray, kind: gguf.GGMLQuantizationType, rng: np.random.Generator) -> np.ndarray:
+    """Blocks of the kind: of the weight, or, as the gguf package cannot make K-quants, at random."""
+    if kind.name not in K_BLOCKS:
+        return gguf.quants.quantize(weight, kind)
+    size, scales, centre = K_BLOCKS[kind.name]
+    blocks = rng.integers(0, 256, (weight.size // 256, size), dtype=np.uint8)
+
+    def put(scale: float) -> np.ndarray:
+        for at, value in zip(scales, (scale, scale * centre)):
+            blocks[:, at:at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
+        return gguf.quants.dequantize(blocks, kind)
+
+    put(0.1 / put(1.0).std())
+    return blocks.reshape(weight.shape[0], -1)
+
+
+def write_gguf(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, kind: gguf.GGMLQuantizationType, embedding: gguf.GGMLQuantizationType) -> None:
     """Writes the model as llama.cpp's converter does, and puts the quantised weights back into it, dequantised."""
     config = model.config
     rope = config.rope_parameters
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny random llama")
+    architecture = "llama" if config.model_type == "mistral" else config.model_type
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rotated = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"tiny random {architecture}")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -385,9 +380,58 @@ def write_gguf(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokeniz
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(rotated)
+    if head_dim * config.num_attention_heads != config.hidden_size:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if architecture == "phi3":
+        writer.add_sliding_window(config.sliding_window or 0)
     writer.add_vocab_size(config.vocab_size)
     writer.add_quantization_version(2)
+    add_tokens(writer, tokenizer)
+    if rope["rope_type"] == "llama3":
+        freqs = rope["rope_theta"] ** (-np.arange(0, head_dim, 2) / head_dim)
+        low, high, old = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        factors = []
+        for wave in 2 * np.pi / freqs:
+            smooth = (old / wave - low) / (high - low)
+            factors.append(1.0 if wave < old / high else rope["factor"] if wave > old / low else 1 / ((1 - smooth) / rope["factor"] + smooth))
+        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
+    if rope["rope_type"] == "longrope":
+        old = config.original_max_position_embeddings
+        writer.add_rope_scaling_orig_ctx_len(old)
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(config.max_position_embeddings / old) / np.log(old))))
+        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], dtype=np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], dtype=np.float32))
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    rng = np.random.default_rng(9)
+    for name, p in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads if "k_proj" in name else 0
+        heads = heads if architecture in INTERLEAVED else 0
+        weight = p.numpy()
+        if heads:
+            weight = permute(weight, heads)
+        type_ = gguf.GGMLQuantizationType.F32 if weight.ndim == 1 else embedding if "embed_tokens" in name or "lm_head" in name else kind
+        if type_.name in K_BLOCKS and weight.shape[1] % 256:
+            type_ = gguf.GGMLQuantizationType.Q8_0  # llama.cpp falls back, too
+        if weight.ndim == 2 and weight.shape[1] % 32:
+            type_ = gguf.GGMLQuantizationType.F16
+        data = quantise(weight, type_, rng)
+        writer.add_tensor(gguf_name(name), data, raw_dtype=type_)
+        back = gguf.quants.dequantize(data, type_).reshape(weight.shape)
+        p.copy_(torch.from_numpy((unpermute(back, heads) if heads else back).copy()))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast) -> None:
     vocab = sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1])
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
@@ -400,30 +444,6 @@ def write_gguf(path: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokeniz
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
-    if rope["rope_type"] == "llama3":
-        freqs = rope["rope_theta"] ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-        low, high, old = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
-        factors = []
-        for wave in 2 * np.pi / freqs:
-            smooth = (old / wave - low) / (high - low)
-            factors.append(1.0 if wave < old / high else rope["factor"] if wave > old / low else 1 / ((1 - smooth) / rope["factor"] + smooth))
-        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
-    for name, p in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads if "k_proj" in name else 0
-        weight = p.numpy()
-        if heads:
-            weight = permute(weight, heads)
-        type_ = gguf.GGMLQuantizationType.F32 if weight.ndim == 1 else embedding if "embed_tokens" in name or "lm_head" in name else kind
-        data = gguf.quants.quantize(weight, type_)
-        writer.add_tensor(gguf_name(name), data, raw_dtype=type_)
-        back = gguf.quants.dequantize(data, type_)
-        p.copy_(torch.from_numpy((unpermute(back, heads) if heads else back).copy()))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @torch.no_grad()
@@ -434,39 +454,137 @@ def make_gguf(out: Path) -> None:
     write_json(folder / "tiny-tokens.json", describe(tokenizer))
     types = gguf.GGMLQuantizationType
     llama3 = CASES["rope_llama3"]["rope"]
-    for name, kind, embedding, changes in [
-        ("tiny-f32", types.F32, types.F32, {}),
-        ("tiny-f16", types.F16, types.F16, {}),
-        ("tiny-q8_0", types.Q8_0, types.Q8_0, {}),
-        ("tiny-q4_0", types.Q4_0, types.Q8_0, {}),
-        ("tiny-q4_1", types.Q4_1, types.Q4_1, {}),
-        ("tiny-llama3-untied", types.Q8_0, types.F16, dict(rope=llama3, tie_word_embeddings=False)),
-    ]:
-        model = tiny_llama(50, vocab_size=len(tokenizer), **changes)
+
+    def write(name: str, model: PreTrainedModel, kind: gguf.GGMLQuantizationType, embedding: gguf.GGMLQuantizationType, compare: bool) -> None:
         write_gguf(folder / f"{name}.gguf", model, tokenizer, kind, embedding)
         ids = torch.tensor(np.random.default_rng(50).integers(0, len(tokenizer), 24))
         logits = model(input_ids=ids[None]).logits[0]
         save_file({"input_ids": ids, "logits": logits.contiguous()}, folder / f"{name}.safetensors")
         note = ""
-        if "llama3" not in name:  # transformers does not read rope_freqs
+        if compare:
             loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=f"{name}.gguf", dtype=torch.float32, attn_implementation="eager").eval()
             error = ((loaded(input_ids=ids[None]).logits[0] - logits).abs().max() / logits.abs().max()).item()
             assert error < 1e-5, f"{name}: transformers reads it differently ({error:.2e})"
             note = f", transformers agrees to {error:.1e}"
         print(f"gguf/{name}.gguf: {(folder / f'{name}.gguf').stat().st_size:,} bytes{note}")
 
+    for name, kind, embedding, changes in [
+        ("tiny-f32", types.F32, types.F32, {}),
+        ("tiny-f16", types.F16, types.F16, {}),
+        ("tiny-bf16", types.BF16, types.BF16, {}),
+        ("tiny-q8_0", types.Q8_0, types.Q8_0, {}),
+        ("tiny-q4_0", types.Q4_0, types.Q8_0, {}),
+        ("tiny-q4_1", types.Q4_1, types.Q4_1, {}),
+        ("tiny-q5_0", types.Q5_0, types.Q5_0, {}),
+        ("tiny-q5_1", types.Q5_1, types.Q5_1, {}),
+        ("tiny-llama3-untied", types.Q8_0, types.F16, dict(rope=llama3, tie_word_embeddings=False)),
+    ]:
+        # transformers does not read rope_freqs
+        write(name, tiny_llama(50, vocab_size=len(tokenizer), **changes), kind, embedding, compare="llama3" not in name)
+    for name in K_BLOCKS:
+        model = tiny_llama(51, vocab_size=len(tokenizer), hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
+        write(f"k-{name.lower()}", model, types[name], types[name], compare=True)
+    # transformers reads neither biases of LLaMA, head_dim of Qwen3, scaling, nor SmolLM3 from GGUF, and splits Phi-3's linears
+    for name, compare in [("llama_bias", False), ("qwen2", True), ("qwen3", False), ("qwen3_yarn", False), ("phi3", False), ("phi3_longrope", False), ("smollm3", False)]:
+        case = FAMILIES[name]
+        changes = dict(no_rope_layer_interval=4, num_hidden_layers=5) if name == "smollm3" else {}
+        write(f"family-{name}", small_model(60, case, vocab_size=len(tokenizer), **changes), types.Q8_0, types.F16, compare)
+
+
+def tiny_sentencepiece() -> bytes:
+    """A SentencePiece model made with the settings of LLaMA's."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    corpus = [m["content"] for c in CHATS for m in c] + [s.replace("\0", "") for s in STRINGS] + ["    indented    by      spaces"] * 4
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus), model_writer=model, model_type="bpe", vocab_size=640, byte_fallback=True, character_coverage=0.99,
+        normalization_rule_name="identity", add_dummy_prefix=True, remove_extra_whitespaces=False, split_digits=True, allow_whitespace_only_pieces=True,
+        num_threads=1, minloglevel=2)
+    return model.getvalue()
+
+
+def make_ggml(out: Path) -> None:
+    """LLaMA as GGML files hold it, and SentencePiece's tokens."""
+    import sentencepiece
+
+    from make_ggjt import F32 as G_F32, Q4_0 as G_Q4_0, token_bytes, write
+    folder = fresh(out / "ggml")
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tiny_sentencepiece())
+    pieces = range(processor.vocab_size())
+    kind = lambda i: 2 if processor.is_unknown(i) else 3 if processor.is_control(i) else 6 if processor.is_byte(i) else 1
+    vocabulary = [(token_bytes(processor.id_to_piece(i), kind(i) == 2, kind(i) == 3, kind(i) == 6), processor.get_score(i)) for i in pieces]
+    strings = [s for s in STRINGS if "<|" not in s and "\0" not in s] + ["    indented    by      spaces", "a\u2581b", "x" * 300 + " " * 40 + "y"]
+
+    def pieces_of(text: str) -> list[int]:
+        """A special token ends a piece of text; each piece is a text of its own."""
+        ids: list[int] = []
+        while text:
+            at, special = min(((text.find(s), s) for s in ("<s>", "</s>", "<unk>") if s in text), default=(len(text), ""))
+            ids += processor.encode(text[:at]) + ([processor.piece_to_id(special)] if special else [])
+            text = text[at + len(special):]
+        return ids
+
+    mixed = ["<s>[INST] Hello [/INST] Good day. </s><s>[INST] And now?", "<s>", "</s> after", "a<unk>b"]
+    decoded = [processor.encode(s) for s in strings]
+    write_json(folder / "tokens.json", {
+        "bos_token_id": 1, "eos_token_id": 2, "vocab_size": processor.vocab_size(),
+        "strings": [{"text": s, "ids": processor.encode(s)} for s in strings] + [{"text": s, "ids": pieces_of(s)} for s in mixed],
+        "decoded": [{"ids": ids, "text": processor.decode(ids)} for ids in decoded],
+    })
+    writer = gguf.GGUFWriter(folder / "llama-tokens.gguf", "llama")
+    with torch.no_grad():
+        model = tiny_llama(70, vocab_size=processor.vocab_size(), hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+                           max_position_embeddings=4096)
+        config = model.config
+        for key, value in [("context_length", 4096), ("embedding_length", 32), ("block_count", 2), ("feed_forward_length", 64), ("attention.head_count", 4), ("attention.head_count_kv", 2)]:
+            writer.add_uint32(f"llama.{key}", value)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list([processor.id_to_piece(i) for i in pieces])
+        writer.add_token_scores([processor.get_score(i) for i in pieces])
+        writer.add_token_types([kind(i) for i in pieces])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_chat_template(TEMPLATE)
+        names = {"self_attn.q_proj": "attention.wq", "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv", "self_attn.o_proj": "attention.wo",
+                 "mlp.gate_proj": "feed_forward.w1", "mlp.down_proj": "feed_forward.w2", "mlp.up_proj": "feed_forward.w3", "input_layernorm": "attention_norm",
+                 "post_attention_layernorm": "ffn_norm", "model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"}
+        tensors = {}
+        for name, p in model.state_dict().items():
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads if "k_proj" in name else 0
+            weight = permute(p.numpy(), heads) if heads else p.numpy()
+            type_ = gguf.GGMLQuantizationType.F32 if weight.ndim == 1 else gguf.GGMLQuantizationType.Q4_0
+            data = gguf.quants.quantize(weight, type_)
+            back = gguf.quants.dequantize(data, type_)
+            p.copy_(torch.from_numpy((unpermute(back, heads) if heads else back).copy()))
+            writer.add_tensor(gguf_name(name), data, raw_dtype=type_)
+            module = name.removesuffix(".weight")
+            layer = module.removeprefix("model.layers.").split(".")[0] if module.startswith("model.layers.") else ""
+            short = f"layers.{layer}.{names[module.split('.', 3)[3]]}" if layer else names[module]
+            tensors[f"{short}.weight"] = (weight.shape, G_F32 if weight.ndim == 1 else G_Q4_0, iter([data.tobytes()]))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        write(folder / "tiny.ggmlv3.bin", vocabulary, config.num_attention_heads, config.num_hidden_layers, tensors)
+        ids = torch.tensor(np.random.default_rng(70).integers(0, processor.vocab_size(), 24))
+        save_file({"input_ids": ids, "logits": model(input_ids=ids[None]).logits[0].contiguous()}, folder / "tiny.safetensors")
+    for file in sorted(folder.iterdir()):
+        print(f"ggml/{file.name}: {file.stat().st_size:,} bytes")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "tests/fixtures")
-    parser.add_argument("--only", choices=["llama", "families", "adamw20", "schedules", "gguf", "tokenizers"])
+    parser.add_argument("--only", choices=["llama", "families", "schedules", "gguf", "ggml", "tokenizers"])
     parser.add_argument("--smollm2", type=Path, default=ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    makers = {"llama": make_llama, "families": make_families, "adamw20": make_adamw, "schedules": make_schedules, "gguf": make_gguf, "tokenizers": lambda out: make_tokenizers(out, args.smollm2)}
+    makers = {"llama": make_llama, "families": make_families, "schedules": make_schedules, "gguf": make_gguf, "ggml": make_ggml, "tokenizers": lambda out: make_tokenizers(out, args.smollm2)}
     for name, make in makers.items():
         if args.only in (None, name):
             make(args.output)

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, LoadedConfig, Problem, RunConfig, TargetModules};
+use crate::config::{self, LoadedConfig, Problem, RunConfig};
 use crate::data::{self, BadRecord, Batches, Dataset};
-use crate::model::{self, Description, MemoryEstimate};
+use crate::model::{self, Description, LoraSpec, MemoryEstimate};
 use crate::protocol::DataStatistics;
-use crate::train::{Plan, Preflight, preflight};
+use crate::train::{AdapterPlan, AdapterSize, Plan, Preflight, adapter_plan, preflight};
 
 /// What `check` found. Parts that could not be looked at for problems before them are `None`.
 #[derive(Default)]
@@ -30,10 +30,9 @@ pub(in crate::commands) struct Data {
 }
 
 pub(in crate::commands) struct Adapter {
-    pub rank: usize,
-    /// As PEFT names them.
-    pub target_modules: Vec<String>,
+    pub spec: LoraSpec,
     pub modules: usize,
+    /// Numbers that are trained.
     pub parameters: u64,
 }
 
@@ -159,7 +158,7 @@ impl Report {
                 String::new(),
             ));
         }
-        let batches = Batches::new(config.seed, config.batch_size, train.len());
+        let batches = Batches::of(config, &train);
         let plan = Plan::new(config, &batches);
         if config.warmup_steps >= plan.total_steps {
             self.warnings.push(at_key(
@@ -181,18 +180,15 @@ impl Report {
         let Some(base) = self.base.clone() else {
             return;
         };
-        let (all, names) = match &config.target_modules {
-            TargetModules::AllLinear => (true, &[][..]),
-            TargetModules::Names(names) => (false, names.as_slice()),
-        };
-        let matched = model::match_targets(&base.config, all, names, config.layers);
-        let Some(modules) = self.keep(loaded, "target_modules", matched) else {
+        let planned = adapter_plan(config, &base.config);
+        let Some(AdapterPlan { modules, spec }) = self.keep(loaded, "target_modules", planned)
+        else {
             return;
         };
-        let parameters = modules
-            .iter()
-            .map(|(_, inputs, outputs)| (config.lora_rank * (inputs + outputs)) as u64)
-            .sum();
+        let size = AdapterSize {
+            trained: spec.parameter_count(&modules),
+            written: spec.written_count(&modules),
+        };
         let narrowest = modules.iter().map(|(_, i, o)| *i.min(o)).min().unwrap_or(0);
         if config.lora_rank > narrowest {
             self.warnings.push(at_key(
@@ -220,14 +216,13 @@ impl Report {
             ));
         }
         self.adapter = Some(Adapter {
-            rank: config.lora_rank,
-            target_modules: model::target_names(&base.config, &modules),
             modules: modules.len(),
-            parameters,
+            parameters: size.trained,
+            spec,
         });
-        self.look_at_memory(loaded, &base, parameters);
+        self.look_at_memory(loaded, &base, size.trained);
         if let Some(plan) = self.plan {
-            let disk = preflight(config, parameters, plan);
+            let disk = preflight(config, size, plan);
             self.disk = self.keep(loaded, "output_dir", disk);
             for warning in self.disk.iter().flat_map(|d| d.warnings.clone()) {
                 self.warnings
@@ -283,7 +278,7 @@ impl Report {
     }
 }
 
-/// The memory of micro-batches of `batch_size` rows as long as the longest record.
+/// The memory of micro-batches of `batch_size` of the data's longest rows.
 fn estimate(
     config: &RunConfig,
     base: &Description,
@@ -291,8 +286,15 @@ fn estimate(
     parameters: u64,
     batch_size: usize,
 ) -> Memory {
-    let row_tokens = (data.max_length as usize).min(config.sequence_len);
-    let rows = batch_size.min(data.train_records.max(1) as usize);
+    let (row_tokens, rows) = match data.packing {
+        Some(packing) => (packing.row_tokens.min(packing.tokens), packing.rows),
+        None => (
+            data.max_length.min(config.sequence_len as u64),
+            data.train_records,
+        ),
+    };
+    let row_tokens = row_tokens as usize;
+    let rows = batch_size.min(rows.max(1) as usize);
     let recompute = recomputes(config);
     Memory {
         estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),

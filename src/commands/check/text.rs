@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::examine::{Fit, Report};
 use super::trial::Step;
+use crate::commands::bytes;
 use crate::config::Problem;
 use crate::protocol::DataStatistics;
 
@@ -79,6 +80,9 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
             grouped(config.vocab_size as u64),
             grouped(config.max_position_embeddings as u64)
         );
+        for note in &base.notes {
+            let _ = writeln!(out, "  note: {note}");
+        }
     }
     if let Some(data) = &report.data {
         heading(&mut out, "Data");
@@ -92,13 +96,19 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
     }
     if let Some(adapter) = &report.adapter {
         heading(&mut out, "Adapter");
-        let names = adapter.target_modules.join(", ");
+        let spec = &adapter.spec;
         let _ = writeln!(
             out,
-            "  rank {} on {} ({}): {} parameters",
-            adapter.rank,
+            "  rank {}{} on {} ({}){}: {} parameters",
+            spec.rank,
+            if spec.use_dora { " with DoRA" } else { "" },
             plural(adapter.modules as u64, "module"),
-            shortened(&names, 60),
+            shortened(&spec.target_modules.join(", "), 60),
+            if spec.share_layers {
+                ", A and B shared by all layers"
+            } else {
+                ""
+            },
             grouped(adapter.parameters)
         );
     }
@@ -118,7 +128,7 @@ fn write_run(out: &mut String, report: &Report) {
             "  {} in all, {} an epoch; {} a step",
             plural(plan.total_steps, "step"),
             grouped(plan.steps_per_epoch),
-            plural(rows as u64, "record")
+            plural(rows as u64, if config.packing { "row" } else { "record" })
         );
     }
     if let Some(memory) = &report.memory {
@@ -196,15 +206,28 @@ fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
     );
     let _ = writeln!(
         out,
-        "  tokens of a record: {} to {}, median {}, 95 % up to {}; {} cut, {} repeated, {} left out",
+        "  tokens of a record: {} to {}, median {}, 95 % up to {}; {} cut{}, {} repeated, {} left out",
         data.min_length,
         data.max_length,
         data.median_length,
         data.p95_length,
         data.truncated,
+        match data.cut_tokens {
+            0 => String::new(),
+            tokens => format!(" (by {} tokens)", grouped(tokens)),
+        },
         data.duplicates,
         data.skipped
     );
+    if let Some(packing) = data.packing {
+        let _ = writeln!(
+            out,
+            "  packed into {} of up to {} tokens, {:.0} % full",
+            plural(packing.rows, "row"),
+            grouped(packing.row_tokens),
+            100.0 * packing.filled()
+        );
+    }
     let most = data.lengths.iter().map(|b| b.count).max().unwrap_or(0);
     let bar = if look.unicode { "█" } else { "#" };
     for bucket in &data.lengths {
@@ -313,21 +336,6 @@ fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
-}
-
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{count} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::examine::Report;
+use crate::commands::scratch::Scratch;
 use crate::config::RunConfig;
 use crate::protocol::{EventKind, PhaseName};
-use crate::train::checkpoint::{self, CHECKPOINTS};
-use crate::train::{Folders, Outcome, Reporter, train};
+use crate::train::checkpoint;
+use crate::train::{Outcome, Reporter, train};
 
 /// One part of a trial.
 pub(in crate::commands) struct Step {
@@ -43,7 +44,7 @@ pub(super) fn run(report: &Report, mut on_step: impl FnMut(&Step)) -> Vec<Step> 
         }
     };
     let begun = Instant::now();
-    let scratch = match Scratch::new() {
+    let scratch = match Scratch::new("try") {
         Ok(scratch) => scratch,
         Err(error) => {
             let seconds = begun.elapsed().as_secs_f64();
@@ -51,16 +52,16 @@ pub(super) fn run(report: &Report, mut on_step: impl FnMut(&Step)) -> Vec<Step> 
             return steps;
         }
     };
-    let config = small(&loaded.config, &scratch.0);
-    let first = scratch.pass(&config, None);
+    let config = small(&loaded.config, scratch.path());
+    let first = pass(&scratch, &config, None);
     if first.tell(&mut add) {
-        let resumed = scratch.newest_checkpoint().map(|checkpoint| {
+        let resumed = newest_checkpoint(&scratch).map(|checkpoint| {
             let longer = RunConfig {
                 max_steps: Some(3),
                 sample_prompts: Vec::new(),
                 ..config.clone()
             };
-            scratch.pass(&longer, Some(&checkpoint))
+            pass(&scratch, &longer, Some(&checkpoint))
         });
         match resumed {
             Ok(pass) => pass.tell_resume(&mut add),
@@ -94,61 +95,26 @@ fn small(config: &RunConfig, scratch: &Path) -> RunConfig {
     small
 }
 
-/// A folder of the trial's own, gone when the trial ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let parent = std::env::temp_dir();
-        for attempt in 0..1000 {
-            let path = parent.join(format!("loradeck-try-{}-{attempt}", std::process::id()));
-            match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(Scratch(path)),
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => {
-                    return Err(e).with_context(|| format!("creating {}", path.display()));
-                }
-            }
-        }
-        bail!(
-            "{} is full of folders of earlier trials: remove loradeck-try-*",
-            parent.display()
-        )
-    }
-
-    fn pass(&self, config: &RunConfig, resume: Option<&Path>) -> Pass {
-        let log = Log::default();
-        let folders = Folders {
-            checkpoints: self.0.join(CHECKPOINTS),
-            samples: self.0.join("samples"),
-            exports: self.0.join("exports"),
-        };
-        // Nobody steers a trial: the sender stays, and says nothing.
-        let (_silent, controls) = mpsc::channel();
-        let begun = Instant::now();
-        let result = train(config.clone(), resume, &folders, &log, &controls);
-        Pass {
-            begun,
-            seconds: begun.elapsed().as_secs_f64(),
-            result,
-            events: log.0.into_inner().unwrap_or_else(PoisonError::into_inner),
-        }
-    }
-
-    fn newest_checkpoint(&self) -> Result<PathBuf> {
-        let found = checkpoint::newest(&self.0.join(CHECKPOINTS))?;
-        let newest = found
-            .checkpoint
-            .context("the two steps left no whole checkpoint")?;
-        Ok(newest.path)
+fn pass(scratch: &Scratch, config: &RunConfig, resume: Option<&Path>) -> Pass {
+    let log = Log::default();
+    // Nobody steers a trial: the sender stays, and says nothing.
+    let (_silent, controls) = mpsc::channel();
+    let begun = Instant::now();
+    let result = train(config.clone(), resume, &scratch.folders(), &log, &controls);
+    Pass {
+        begun,
+        seconds: begun.elapsed().as_secs_f64(),
+        result,
+        events: log.0.into_inner().unwrap_or_else(PoisonError::into_inner),
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is in the temporary folder, which the system clears.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+fn newest_checkpoint(scratch: &Scratch) -> Result<PathBuf> {
+    let found = checkpoint::newest(&scratch.folders().checkpoints)?;
+    let newest = found
+        .checkpoint
+        .context("the two steps left no whole checkpoint")?;
+    Ok(newest.path)
 }
 
 /// Keeps a pass's events with their times.

@@ -1,6 +1,6 @@
 //! Which gradients a pass gives, and that nothing else does.
 
-use super::super::lora::{LoraSpec, match_targets};
+use super::super::lora::{LoraPair, LoraSpec, match_targets};
 use super::*;
 use crate::ops::to_vec;
 use crate::random::{Purpose, Stream};
@@ -29,6 +29,20 @@ fn adapter(decoder: &Decoder, layers: Option<(usize, usize)>) -> LoraSet {
     set
 }
 
+/// The same with DoRA, its magnitudes moved.
+fn dora(decoder: &Decoder) -> LoraSet {
+    let mut set = adapter(decoder, None);
+    set.spec.use_dora = true;
+    decoder.add_magnitudes(&mut set).unwrap();
+    for pair in &set.pairs {
+        let magnitude = pair.magnitude.as_ref().unwrap();
+        magnitude
+            .set(&(magnitude.as_tensor() * 1.1).unwrap())
+            .unwrap();
+    }
+    set
+}
+
 fn batch() -> TokenBatch {
     TokenBatch {
         input_ids: vec![vec![5, 90, 300, 17, 44], vec![8, 61, 0, 0, 0]],
@@ -42,17 +56,19 @@ fn batch() -> TokenBatch {
 #[test]
 fn every_adapter_gets_a_gradient_that_is_not_zero_once_b_is_not() {
     let decoder = decoder();
-    let set = adapter(&decoder, None);
-    assert_eq!(set.pairs.len(), decoder.config().linears().len());
-    let pass = decoder
-        .loss_and_gradients(&batch(), &set, None, false)
-        .unwrap();
-    for (parameter, gradient) in set.parameters().iter().zip(&pass.gradients) {
-        assert_eq!(gradient.dims(), parameter.var.dims());
-        let numbers = to_vec(gradient).unwrap();
-        let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
-        let module = parameter.module;
-        assert!(zeros * 10 < numbers.len(), "{module}: {zeros} zeros");
+    for (set, parts) in [(adapter(&decoder, None), 2), (dora(&decoder), 3)] {
+        assert_eq!(set.pairs.len(), decoder.config().linears().len());
+        assert_eq!(set.parameters().len(), parts * set.pairs.len());
+        let pass = decoder
+            .loss_and_gradients(&batch(), &set, None, false)
+            .unwrap();
+        for (parameter, gradient) in set.parameters().iter().zip(&pass.gradients) {
+            assert_eq!(gradient.dims(), parameter.var.dims());
+            let numbers = to_vec(gradient).unwrap();
+            let zeros = numbers.iter().filter(|&&g| g == 0.0).count();
+            let module = parameter.module;
+            assert!(zeros * 10 < numbers.len(), "{module}: {zeros} zeros");
+        }
     }
 }
 
@@ -128,6 +144,74 @@ fn an_adapter_on_some_layers_gets_the_gradients_it_gets_beside_the_others() {
 }
 
 #[test]
+fn what_layers_share_gets_the_sum_of_their_gradients() {
+    let decoder = decoder();
+    let modules = match_targets(decoder.config(), true, &[], None).unwrap();
+    let spec = LoraSpec {
+        share_layers: true,
+        ..LoraSpec::lora(4)
+    };
+    let shared = LoraSet::new(&modules, spec.clone(), 1, &Device::Cpu).unwrap();
+    for parameter in shared.parameters() {
+        let moved = parameter.var.as_tensor().rand_like(-0.05, 0.05).unwrap();
+        parameter.var.set(&moved).unwrap();
+    }
+    // The same numbers, a copy for every layer: the same function.
+    let copy = |var: &Var| Var::from_tensor(&var.as_tensor().copy().unwrap()).unwrap();
+    let pairs = shared.pairs.iter().map(|pair| LoraPair {
+        a: copy(&pair.a),
+        b: copy(&pair.b),
+        ..pair.clone()
+    });
+    let alone = LoraSet::from_pairs(pairs.collect(), spec);
+    for recompute in [false, true] {
+        let pass = |set: &LoraSet| {
+            decoder
+                .loss_and_gradients(&batch(), set, None, recompute)
+                .unwrap()
+        };
+        let (got, each) = (pass(&shared), pass(&alone));
+        assert_eq!(got.loss_sum, each.loss_sum);
+        assert_eq!(
+            got.gradients.len(),
+            2 * decoder.config().block_linears().len()
+        );
+        for (parameter, gradient) in shared.parameters().iter().zip(&got.gradients) {
+            let within = |module: &str| module.splitn(4, '.').last().map(str::to_owned);
+            let mut sum = vec![0.0; gradient.elem_count()];
+            for (other, addend) in alone.parameters().iter().zip(&each.gradients) {
+                if (within(other.module), other.part) == (within(parameter.module), parameter.part)
+                {
+                    let addend = to_vec(addend).unwrap();
+                    sum.iter_mut().zip(addend).for_each(|(s, a)| *s += a);
+                }
+            }
+            let gradient = to_vec(gradient).unwrap();
+            let largest = sum.iter().fold(0f32, |a, b| a.max(b.abs()));
+            for (got, expected) in gradient.iter().zip(&sum) {
+                assert!((got - expected).abs() < 1e-5 * largest, "{got} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fresh_dora_adapter_is_the_bare_base() {
+    let decoder = decoder();
+    let modules = match_targets(decoder.config(), true, &[], None).unwrap();
+    let mut set = LoraSet::new(&modules, LoraSpec::lora(4), 1, &Device::Cpu).unwrap();
+    decoder.add_magnitudes(&mut set).unwrap();
+    let adapters = [Active {
+        set: &set,
+        strength: 1.0,
+    }];
+    assert_eq!(
+        decoder.loss(&batch(), &adapters).unwrap(),
+        decoder.loss(&batch(), &[]).unwrap()
+    );
+}
+
+#[test]
 fn padding_and_the_batchs_other_rows_change_nothing() {
     let decoder = decoder();
     let set = adapter(&decoder, None);
@@ -148,6 +232,62 @@ fn padding_and_the_batchs_other_rows_change_nothing() {
     }
     assert!((sum - whole.loss_sum).abs() < 1e-5 * sum);
     assert_eq!(whole.trained_tokens, 4);
+}
+
+/// Records packed into one row are rows of a batch to the decoder: what one holds must not reach
+/// the other.
+#[test]
+fn no_record_sees_another_of_its_batch() {
+    let decoder = decoder();
+    let set = adapter(&decoder, None);
+    let adapters = [Active {
+        set: &set,
+        strength: 1.0,
+    }];
+    let (first, other) = (vec![5, 90, 300, 17, 44], vec![700, 3, 21, 8, 250]);
+    let second = vec![8u32, 61, 12, 9];
+    let logits = |rows: &[Vec<u32>], row: usize| {
+        let logits = decoder.logits(rows, &adapters).unwrap();
+        to_vec(&logits.get(row).unwrap()).unwrap()
+    };
+    // Bit for bit, on whichever side of it the record lies that changes.
+    assert_eq!(
+        logits(&[first.clone(), second.clone()], 1),
+        logits(&[other.clone(), second.clone()], 1)
+    );
+    assert_eq!(
+        logits(&[second.clone(), first.clone()], 0),
+        logits(&[second.clone(), other.clone()], 0)
+    );
+    assert_ne!(
+        logits(std::slice::from_ref(&first), 0),
+        logits(std::slice::from_ref(&other), 0)
+    );
+
+    // Gradients of both together are those of each alone, added.
+    let batch = |rows: &[&Vec<u32>]| TokenBatch {
+        input_ids: rows.iter().map(|&ids| ids.clone()).collect(),
+        targets: rows
+            .iter()
+            .map(|ids| (1..=ids.len()).map(|i| ids.get(i).copied()).collect())
+            .collect(),
+    };
+    let gradients = |rows: &[&Vec<u32>]| {
+        let pass = decoder.loss_and_gradients(&batch(rows), &set, None, false);
+        let gradients = pass.unwrap().gradients;
+        gradients
+            .iter()
+            .map(|g| to_vec(g).unwrap())
+            .collect::<Vec<_>>()
+    };
+    let together = gradients(&[&first, &second]);
+    let (a, b) = (gradients(&[&first]), gradients(&[&second]));
+    for ((together, a), b) in together.iter().zip(&a).zip(&b) {
+        let largest = together.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for ((together, a), b) in together.iter().zip(a).zip(b) {
+            assert!((together - a - b).abs() < 1e-5 * largest.max(1e-3));
+        }
+    }
 }
 
 #[test]

@@ -63,6 +63,7 @@ words! {
     tokens: "tokens", "词元";
     length: "length", "长度";
     odd: "odd", "异常";
+    packed: "packed", "打包";
     record_cut: "cut", "已截断";
 
     no_samples: "none yet; s samples now", "暂无；按 s 立即采样";
@@ -98,6 +99,7 @@ sentences! {
     tokens_trained(tokens, share): "{tokens}, {share} % trained on", "{tokens}，{share} % 参与训练";
     lengths(min, max, median): "{min} to {max}, median {median}", "{min} 至 {max}，中位数 {median}";
     records_cut(n): "{n} cut", "截断 {n}";
+    rows_filled(rows, share): "{rows} rows, {share} % full", "{rows} 行，填充 {share} %";
     records_duplicate(n): "{n} duplicate", "重复 {n}";
     records_skipped(n): "{n} skipped", "跳过 {n}";
     fetching_record(n): "fetching record {n}", "正在获取第 {n} 条记录";

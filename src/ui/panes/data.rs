@@ -120,6 +120,16 @@ fn statistics(
         lang.lengths(data.min_length, data.max_length, data.median_length),
         style,
     ));
+    if let Some(packing) = &data.packing {
+        let share = (packing.filled() * 100.0).round();
+        lines.push(labelled(
+            theme,
+            lang.packed(),
+            LABELS,
+            lang.rows_filled(text::count(packing.rows), share),
+            style,
+        ));
+    }
     let told = |n: u64, sentence: fn(Lang, String) -> String| {
         (n > 0).then(|| sentence(lang, text::count(n)))
     };

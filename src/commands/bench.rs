@@ -1,0 +1,126 @@
+//! `loradeck bench`: measures how a config trains.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use super::bytes;
+use super::scratch::Scratch;
+use crate::cli::BenchArgs;
+use crate::config;
+use crate::train::bench::{Measurement, Plan, measure};
+
+pub fn run(args: BenchArgs) -> Result<u8> {
+    let started = Instant::now();
+    let loaded = config::load(&args.config, &args.sets)
+        .map_err(|problems| config::problems_error(&problems))?;
+    if let Some(problem) = loaded.not_built() {
+        bail!(config::problems_error(&[problem]));
+    }
+    let plan = Plan {
+        warmup: args.warmup,
+        steps: args.steps,
+    };
+    let scratch = Scratch::new("bench")?;
+    let terminal = std::io::stderr().is_terminal();
+    let on_step = |count: u64, seconds: f64| {
+        if terminal {
+            let all = args.warmup + args.steps;
+            let _ = write!(std::io::stderr(), "\rstep {count}/{all}  {seconds:.2} s ");
+        }
+    };
+    let measured = measure(&loaded.config, plan, &scratch.folders(), started, &on_step);
+    if terminal {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+    let measured = measured?;
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&measured)? + "\n",
+        false => table(&measured),
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // `bench | head -1` closes stdout early.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(e).context("writing to stdout")?;
+        }
+        _ => {}
+    }
+    Ok(0)
+}
+
+fn table(m: &Measurement) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<16}{value}");
+    };
+    line("base", m.base.clone());
+    let threads = match m.device.as_str() {
+        "cpu" => format!(", {} threads", m.threads),
+        _ => String::new(),
+    };
+    line("device", format!("{}{threads}", m.device));
+    let accumulated = match m.gradient_accumulation_steps {
+        1 => String::new(),
+        n => format!(" x {n} micro-batches"),
+    };
+    line(
+        "a step",
+        format!(
+            "{} records{accumulated} of at most {} tokens: {:.0} tokens; recomputation {}",
+            m.batch_size,
+            m.sequence_len,
+            m.tokens_per_step,
+            if m.gradient_checkpointing {
+                "on"
+            } else {
+                "off"
+            }
+        ),
+    );
+    line("speed", format!("{:.1} tokens/s", m.tokens_per_second));
+    line(
+        "step",
+        format!(
+            "median {:.3} s, 95 % within {:.3} s ({} measured)",
+            m.step_seconds.median, m.step_seconds.p95, m.steps
+        ),
+    );
+    line("peak memory", bytes(m.peak_memory_bytes));
+    line(
+        "start",
+        format!(
+            "{:.2} s to load, {:.2} s to the end of the first step",
+            m.load_seconds, m.first_step_seconds
+        ),
+    );
+    let products = format!(
+        "{:.1} GFLOP a step, {:.1} GFLOP/s",
+        m.flops_per_step * 1e-9,
+        m.flops_per_second * 1e-9
+    );
+    line(
+        "products",
+        match (m.gemm_share, m.gemm_flops_per_second) {
+            (Some(share), Some(rate)) => format!(
+                "{products}: {:.0} % of the {:.1} that products alone reach here",
+                share * 100.0,
+                rate * 1e-9
+            ),
+            _ => products,
+        },
+    );
+    for (i, part) in m.parts.iter().enumerate() {
+        line(
+            if i == 0 { "time of a step" } else { "" },
+            format!(
+                "{:<16}{:>5.1} %  {:.3} s",
+                part.name,
+                part.share * 100.0,
+                part.seconds
+            ),
+        );
+    }
+    out
+}
