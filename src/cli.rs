@@ -262,7 +262,7 @@ pub struct SamplingArgs {
 
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// The base: a Hugging Face folder, a GGUF file or builtin:tiny-llama
+    /// The base: a Hugging Face folder, a GGUF or GGML (ggjt v3) file or builtin:tiny-llama
     #[arg(long, value_name = "BASE")]
     pub base: String,
     /// An adapter of any format, a checkpoint or a run, with an optional strength (A:0.8); several

@@ -98,7 +98,15 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     let mut statistics = statistics::of(&train, &eval, config.sequence_len, warnings);
     statistics.files = files.len() as u64;
     if config.packing {
-        statistics.packing = Some(packing(config, &train));
+        let packing = packing(config, &train);
+        if packing.rows == train.len() as u64 && train.len() > 1 {
+            statistics.warnings.push(format!(
+                "`packing` found no two records that fit into `sequence_len: {}` together; write a \
+                 larger one, or remove `packing`",
+                config.sequence_len
+            ));
+        }
+        statistics.packing = Some(packing);
     }
     if config.skip_bad_records {
         statistics.skipped = bad.len() as u64;

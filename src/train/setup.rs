@@ -16,7 +16,7 @@ use super::{Folders, Reporter, adapter, preflight};
 use crate::config::RunConfig;
 use crate::data::{self, Batches, Dataset};
 use crate::error::input_error;
-use crate::model::{self, Base, LoraSet};
+use crate::model::{self, Base, LoraSet, Quantization};
 use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName};
 use candle_core::Device;
 
@@ -71,8 +71,9 @@ pub(super) fn open(
 
     stage.enter(PhaseName::Loading, "reading the base");
     let device = open_device(config.device)?;
-    let base = model::open(
+    let base = model::open_quantised(
         &config.base_model,
+        config.quantize.and_then(Quantization::named),
         &device,
         dtype(config.precision, &device)?,
     )?;

@@ -92,7 +92,9 @@ pub(super) fn examine(path: &Path, sets: &[String]) -> Report {
 impl Report {
     fn look_at_run(&mut self, loaded: &LoadedConfig) {
         let config = &loaded.config;
-        self.base = self.keep(loaded, "base_model", model::describe(&config.base_model));
+        let quantization = config.quantize.and_then(model::Quantization::named);
+        let described = model::describe_quantised(&config.base_model, quantization);
+        self.base = self.keep(loaded, "base_model", described);
         let tokenizer = match &self.base {
             Some(_) => {
                 let opened = model::open_tokenizer(&config.base_model);
@@ -220,7 +222,7 @@ impl Report {
             parameters: size.trained,
             spec,
         });
-        self.look_at_memory(loaded, &base, size.trained);
+        self.look_at_memory(loaded, &base, size.trained, &modules);
         if let Some(plan) = self.plan {
             let disk = preflight(config, size, plan);
             self.disk = self.keep(loaded, "output_dir", disk);
@@ -231,7 +233,13 @@ impl Report {
         }
     }
 
-    fn look_at_memory(&mut self, loaded: &LoadedConfig, base: &Description, parameters: u64) {
+    fn look_at_memory(
+        &mut self,
+        loaded: &LoadedConfig,
+        base: &Description,
+        parameters: u64,
+        modules: &[(String, usize, usize)],
+    ) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
         let statistics = &data.statistics;
@@ -246,7 +254,9 @@ impl Report {
         let rows = config.batch_size.min(rows.max(1) as usize);
         let recompute = recomputes(config);
         let memory = Memory {
-            estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),
+            estimate: model::memory_estimate(
+                base, parameters, modules, rows, row_tokens, recompute,
+            ),
             row_tokens,
             available: available_memory(),
         };
