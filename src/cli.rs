@@ -45,8 +45,14 @@ pub enum CommandLine {
     Export(ExportArgs),
     /// Print what an adapter is, and what is wrong with it
     Inspect(InspectArgs),
+    /// Merge adapters into a base
+    Merge(MergeArgs),
+    /// Make one adapter of several
+    Combine(CombineArgs),
     /// Generate text from a base with an adapter
     Generate(GenerateArgs),
+    /// Talk with a base and adapters
+    Chat(ChatArgs),
     /// What this machine and this terminal can do
     Doctor(DoctorArgs),
     /// The process that works through a queue; started by `queue` and by home
@@ -269,11 +275,74 @@ pub struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct GenerateArgs {
-    /// The base: a Hugging Face folder, a GGUF file or builtin:tiny-llama
+pub struct MergeArgs {
+    /// The base: a Hugging Face or diffusers folder, a GGUF file, or a Stable Diffusion checkpoint
+    /// (.safetensors)
     #[arg(long, value_name = "BASE")]
     pub base: String,
-    /// An adapter (PEFT folder), with an optional strength: DIR:0.8
+    /// An adapter of any format, a checkpoint or a run, with an optional strength: A:0.8
+    #[arg(long, value_name = "ADAPTER[:WEIGHT]", required = true)]
+    pub lora: Vec<String>,
+    /// Where to write the merged base: a folder, or a file like the base
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Type of the merged tensors in a GGUF: f16, q8_0, bf16 or f32 (default: their own where it is
+    /// a plain one, q8_0 where they are quantised)
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CombineArgs {
+    /// An adapter of any format, a checkpoint or a run, with an optional strength: A:0.8
+    #[arg(long, value_name = "ADAPTER[:WEIGHT]", required = true)]
+    pub lora: Vec<String>,
+    /// Where to write: a folder, or a file for the formats of one file
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// Bring the result to this rank, by SVD (default: the ranks add up and nothing is lost)
+    #[arg(long)]
+    pub rank: Option<usize>,
+    /// The result's format (default: the first adapter's)
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Type of the numbers: bf16, f16 or f32 (default: the adapters' own where nothing is rounded)
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<String>,
+    /// The base, where the format needs it: between peft and gguf
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
+}
+
+/// How the next token is chosen.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// Tokens of a reply at most
+    #[arg(long, default_value_t = 128)]
+    pub max_tokens: usize,
+    /// 0 is greedy: always the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Only the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f64,
+    /// Only so many of the likeliest tokens; 0: no limit
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Above 1: what was said becomes less likely
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The base: a Hugging Face folder, a GGUF or GGML (ggjt v3) file or builtin:tiny-llama
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+    /// An adapter of any format, a checkpoint or a run, with an optional strength (A:0.8); several
+    /// act together
     #[arg(long, value_name = "ADAPTER[:WEIGHT]")]
     pub lora: Vec<String>,
     /// The user's message; runs through the chat template
@@ -282,20 +351,8 @@ pub struct GenerateArgs {
     /// Take the prompt as it is, without a chat template
     #[arg(long)]
     pub raw: bool,
-    #[arg(long, default_value_t = 128)]
-    pub max_tokens: usize,
-    /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f64,
-    #[arg(long, default_value_t = 1.0)]
-    pub top_p: f64,
-    /// 0: no limit
-    #[arg(long, default_value_t = 0)]
-    pub top_k: usize,
-    #[arg(long, default_value_t = 1.0)]
-    pub repetition_penalty: f64,
-    #[arg(long, default_value_t = 42)]
-    pub seed: u64,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// auto, cpu or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -303,6 +360,25 @@ pub struct GenerateArgs {
     /// [T, V]) and generate nothing
     #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The base: a Hugging Face folder, a GGUF file or builtin:tiny-llama
+    #[arg(long, value_name = "BASE")]
+    pub base: String,
+    /// An adapter of any format, a checkpoint or a run, with an optional strength (A:0.8); several
+    /// act together
+    #[arg(long, value_name = "ADAPTER[:WEIGHT]")]
+    pub lora: Vec<String>,
+    /// The system message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
 }
 
 #[derive(Debug, Args)]

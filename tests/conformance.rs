@@ -5,7 +5,7 @@
 mod program;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -97,10 +97,264 @@ fn train_and_compare(config: &str, base: &str, killed: bool) {
             logits.to_str().unwrap(),
         ],
     );
+    if killed {
+        compare_greedy_text(base, &adapter, scratch.folder.path());
+    }
     python(
         "check_tensorboard.py",
         &["--run", scratch.run.to_str().unwrap()],
     );
+}
+
+fn loradeck(arguments: &[&str]) -> String {
+    let out = Command::new(program::PROGRAM)
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{arguments:?}\n{}", text(&out));
+    println!("{}", text(&out));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn string(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Greedy text of 200 tokens, and llama.cpp's and PEFT's view of a trained adapter's exports.
+fn compare_greedy_text(base: &str, adapter: &Path, folder: &Path) {
+    let prompt = "Write a long story about a village doctor and her three patients.";
+    let generated = loradeck(&[
+        "generate",
+        "--base",
+        base,
+        "--lora",
+        string(adapter),
+        "--prompt",
+        prompt,
+        "--max-tokens",
+        "200",
+        "--device",
+        "cpu",
+    ]);
+    let file = folder.join("text.txt");
+    fs::write(&file, generated).unwrap();
+    python(
+        "check_greedy.py",
+        &[
+            "--base",
+            base,
+            "--adapter",
+            string(adapter),
+            "--prompt",
+            prompt,
+            "--text",
+            string(&file),
+        ],
+    );
+}
+
+/// Every linear adapted, with numbers of their own: made by `make_llama_cpp_fixture.py`.
+fn fixture(name: &str) -> PathBuf {
+    repository().join("tests/fixtures/llama_cpp").join(name)
+}
+
+#[test]
+#[ignore = "needs Python with transformers and peft"]
+fn merged_bases_equal_pefts_merge_and_unload() {
+    let scratch = tempfile::tempdir().unwrap();
+    let base = repository().join("tests/fixtures/llama_tied_gqa");
+    let adapter = base.join("adapter");
+    let merged = scratch.path().join("merged");
+    let (base, adapter) = (string(&base), string(&adapter));
+    let lora = format!("{adapter}:0.6");
+    let twice = [
+        "merge", "--base", base, "--lora", adapter, "--lora", &lora, "--output",
+    ];
+    loradeck(&[&twice[..], &[string(&merged)]].concat());
+    python(
+        "check_merge.py",
+        &[
+            "--base",
+            base,
+            "--adapter",
+            adapter,
+            "--adapter",
+            adapter,
+            "--weights",
+            "1.0",
+            "0.6",
+            "--merged",
+            string(&merged),
+        ],
+    );
+    let gguf = repository().join("tests/fixtures/gguf/tiny-f32.gguf");
+    for name in ["peft", "rslora"] {
+        let (adapter, merged) = (fixture(name), scratch.path().join(format!("{name}.gguf")));
+        let (adapter, merged) = (string(&adapter), string(&merged));
+        loradeck(&[
+            "merge",
+            "--base",
+            string(&gguf),
+            "--lora",
+            adapter,
+            "--output",
+            merged,
+        ]);
+        python(
+            "check_merge.py",
+            &[
+                "--base",
+                string(&gguf),
+                "--adapter",
+                adapter,
+                "--merged",
+                merged,
+            ],
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs Python with xllamacpp (llama.cpp)"]
+fn llama_cpp_computes_the_same_logits_with_exported_adapters_and_merged_bases() {
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let base = repository().join("tests/fixtures/gguf/tiny-f32.gguf");
+    let base = string(&base);
+    for name in ["peft", "rslora"] {
+        let adapter = fixture(name);
+        let adapter = string(&adapter);
+        let (logits, exported, merged) = (
+            at("logits"),
+            at("adapter.gguf"),
+            at(&format!("{name}.gguf")),
+        );
+        loradeck(&[
+            "generate",
+            "--base",
+            base,
+            "--lora",
+            adapter,
+            "--prompt",
+            "My knee hurts.",
+            "--raw",
+            "--device",
+            "cpu",
+            "--logits",
+            &logits,
+        ]);
+        loradeck(&[
+            "export", adapter, "--format", "gguf", "--base", base, "--output", &exported,
+        ]);
+        python(
+            "check_llama_cpp.py",
+            &[
+                "--base",
+                base,
+                "--adapter",
+                &exported,
+                "--logits",
+                &logits,
+                "--tolerance",
+                "1e-4",
+            ],
+        );
+        loradeck(&[
+            "merge", "--base", base, "--lora", adapter, "--output", &merged,
+        ]);
+        python(
+            "check_llama_cpp.py",
+            &[
+                "--base",
+                &merged,
+                "--logits",
+                &logits,
+                "--tolerance",
+                "1e-4",
+            ],
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs Python with gguf"]
+fn gguf_reader_finds_everything_in_an_exported_adapter() {
+    python(
+        "check_gguf_adapter.py",
+        &[
+            "--adapter",
+            string(&fixture("rslora.gguf")),
+            "--peft",
+            string(&fixture("rslora")),
+            "--base",
+            string(&repository().join("tests/fixtures/gguf/tiny-f32.gguf")),
+        ],
+    );
+}
+
+/// Exports of a kohya adapter in both image formats and merges into both forms of a base.
+fn compare_image_model(family: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let models = string(scratch.path());
+    let at = |name: &str| format!("{models}/{name}");
+    python(
+        "image_models.py",
+        &["make", "--family", family, "--output", models],
+    );
+    let check = |name: &str, scale: &str| {
+        let adapter = at(name);
+        let arguments = ["--models", models, "--adapter", &adapter, "--scale", scale];
+        python(
+            "image_models.py",
+            &[&["check", "--family", family][..], &arguments].concat(),
+        );
+    };
+    let kohya = at("kohya.safetensors");
+    for (from, format, to, scale) in [
+        ("kohya.safetensors", "diffusers", "1.safetensors", "1"),
+        ("kohya.safetensors", "kohya", "2.safetensors", "1.5"),
+        ("1.safetensors", "kohya", "3.safetensors", "1"),
+        ("3.safetensors", "diffusers", "4.safetensors", "1"),
+    ] {
+        loradeck(&["export", &at(from), "--format", format, "--output", &at(to)]);
+        check(to, scale);
+    }
+    let halved = format!("{kohya}:0.5");
+    for (base, merged, strength, lora) in [
+        ("pipeline", "merged", "0.5", &halved),
+        ("checkpoint.safetensors", "merged.safetensors", "1", &kohya),
+    ] {
+        let (base, merged) = (at(base), at(merged));
+        loradeck(&[
+            "merge", "--base", &base, "--lora", lora, "--output", &merged,
+        ]);
+        python(
+            "image_models.py",
+            &[
+                "check-merge",
+                "--family",
+                family,
+                "--models",
+                models,
+                "--merged",
+                &merged,
+                "--strength",
+                strength,
+            ],
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs Python with diffusers"]
+fn diffusers_loads_adapters_of_stable_diffusion_1_and_fuses_them_alike() {
+    compare_image_model("sd1");
+}
+
+#[test]
+#[ignore = "needs Python with diffusers"]
+fn diffusers_loads_adapters_of_stable_diffusion_xl_and_fuses_them_alike() {
+    compare_image_model("sdxl");
 }
 
 #[test]

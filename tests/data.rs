@@ -353,13 +353,39 @@ fn long_records_are_cut_and_counted_and_refused_when_nothing_is_left() {
     assert_eq!(data.statistics.truncated, 1);
     assert_eq!(data.statistics.max_length, 40);
     assert!(data.train[1].cut > 0 && data.train[1].ids.len() == 40);
-    assert!(data.statistics.warnings.join("").contains("a.jsonl:2"));
+    let cut = data.train[1].cut;
+    assert_eq!(data.statistics.cut_tokens, cut as u64);
+    let warnings = data.statistics.warnings.join("");
+    assert!(warnings.contains("a.jsonl:2"), "{warnings}");
+    assert!(
+        warnings.contains(&format!("left out {cut} tokens")),
+        "{warnings}"
+    );
     assert_eq!(data.bad[0].line, 3);
     assert!(
         data.bad[0].reason.contains("sequence_len: 40"),
         "{}",
         data.bad[0]
     );
+}
+
+#[test]
+fn packing_counts_its_rows_and_says_when_it_can_do_nothing() {
+    let records = ["one", "two", "three", "four"].map(|word| format!("{{\"text\": \"{word}\"}}"));
+    let place = one(&records.join("\n"));
+    let data = place
+        .load("eval_split: 0\npacking: true\nsequence_len: 64\n")
+        .unwrap();
+    let packing = data.statistics.packing.unwrap();
+    assert_eq!((packing.rows, packing.tokens), (1, data.statistics.tokens));
+    assert!(data.statistics.warnings.is_empty());
+    let long = ["so on ".repeat(20), "and so ".repeat(20)];
+    let place = one(&long
+        .map(|text| format!("{{\"text\": \"{text}\"}}"))
+        .join("\n"));
+    let settings = "eval_split: 0\npacking: true\nsequence_len: 40\n";
+    let warnings = place.load(settings).unwrap().statistics.warnings.join("");
+    assert!(warnings.contains("no two records"), "{warnings}");
 }
 
 #[test]
@@ -504,17 +530,28 @@ fn the_demo_and_smollm2_data_that_ship_are_without_fault() {
 #[test]
 fn a_prompt_is_rendered_up_to_the_assistants_turn() {
     let tokenizer = tokenizer();
+    let message = |role, content: &str| data::Message {
+        role,
+        content: content.to_owned(),
+    };
+    let hi = message(data::Role::User, "Hi.");
     assert_eq!(
-        data::render_prompt(&tokenizer, None, "Hi.").unwrap(),
+        data::render_chat(&tokenizer, None, std::slice::from_ref(&hi)).unwrap(),
         "<|im_start|>user\nHi.<|im_end|>\n<|im_start|>assistant\n"
     );
     let own = "{{ messages[0].content | upper }}{{ add_generation_prompt }}";
     assert_eq!(
-        data::render_prompt(&tokenizer, Some(own), "Hi.").unwrap(),
+        data::render_chat(&tokenizer, Some(own), std::slice::from_ref(&hi)).unwrap(),
         "HI.True"
     );
+    let chat = [
+        message(data::Role::System, "Be kind."),
+        hi.clone(),
+        message(data::Role::Assistant, "Hello."),
+        hi,
+    ];
     assert_eq!(
-        data::render_prompt(&plain_tokenizer(), None, "Hi.").unwrap(),
-        "Hi."
+        data::render_chat(&plain_tokenizer(), None, &chat).unwrap(),
+        "Be kind.\n\nUser: Hi.\nAssistant: Hello.\nUser: Hi.\nAssistant:"
     );
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use loradeck::adapter::read_lora_set;
 use loradeck::model::{
-    self, Active, Decoder, DecoderConfig, DropoutKey, LoraSet, RopeScaling, TokenBatch, Tokenizer,
+    self, Active, Decoder, DecoderConfig, DropoutKey, LoraSet, Quantization, RopeScaling,
+    TokenBatch, Tokenizer,
 };
 use serde_json::Value;
 
@@ -307,6 +308,32 @@ fn a_gguf_of_every_family_gives_the_logits_of_transformers() {
 }
 
 #[test]
+fn a_base_quantised_while_loading_computes_nearly_the_same_with_less_memory() {
+    let base = fixtures().join("llama_rope_linear");
+    let base = base.to_str().unwrap();
+    let plain = decoder(Path::new(base)).logits(&[vec![5, 9, 70]], &[]);
+    let plain = plain.unwrap();
+    let dense = model::describe(base).unwrap();
+    // 8 bits leave about 0.5 % on the output of each of 14 linears, 5 bits eight times that.
+    for (name, dtype, close) in [("q8_0", "Q8_0", 0.05), ("q4_k", "Q5_0", 0.4)] {
+        let quantization = Quantization::named(name);
+        assert!(quantization.is_some());
+        let described = model::describe_quantised(base, quantization).unwrap();
+        assert_eq!(described.dtype, dtype);
+        assert_eq!(described.parameters, dense.parameters);
+        assert!(described.bytes < dense.bytes * 2 / 3);
+        let decoder =
+            model::open_decoder_quantised(base, quantization, &Device::Cpu, DType::F32).unwrap();
+        let apart = difference(&decoder.logits(&[vec![5, 9, 70]], &[]).unwrap(), &plain);
+        assert!(apart > 0.0 && apart < close, "{name}: {apart}");
+    }
+    let gguf = fixtures().join("gguf/tiny-q4_0.gguf");
+    let error = model::describe_quantised(gguf.to_str().unwrap(), Quantization::named("q8_0"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("Q4_0 already; remove the line"), "{error}");
+}
+
+#[test]
 fn a_ggml_file_gives_the_logits_of_its_dequantised_weights() {
     let folder = fixtures().join("ggml");
     let base = folder.join("tiny.ggmlv3.bin");
@@ -372,6 +399,16 @@ fn the_built_in_base_opens_and_its_tokenizer_gives_the_token_ids_of_transformers
     assert_eq!(base.description.format, "builtin");
     let expected = fixtures().join("gguf/tiny-llama.json");
     check_tokenizer(&base.tokenizer, &json(&expected));
+}
+
+/// `tests/tools/make_llama_vocabulary.py` makes the files.
+#[test]
+#[ignore = "needs models/llama-vocabulary.ggmlv3.bin"]
+fn the_llama_2_vocabulary_gives_the_token_ids_of_both_reference_tokenizers() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let path = models.join("llama-vocabulary.ggmlv3.bin");
+    let tokenizer = model::open_tokenizer(path.to_str().unwrap()).unwrap();
+    check_tokenizer(&tokenizer, &json(&models.join("llama-vocabulary.json")));
 }
 
 /// `tests/tools/fetch_smollm2.sh` fetches the file.

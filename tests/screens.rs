@@ -207,6 +207,26 @@ fn every_pane_maximised() {
 }
 
 #[test]
+fn packed_rows_and_how_full_they_are_stand_with_the_data() {
+    let mut deck = Deck::training((120, 40));
+    let statistics = DataStatistics {
+        train_records: 216,
+        tokens: 11_912,
+        packing: Some(PackingStatistics {
+            rows: 12,
+            row_tokens: 1024,
+            tokens: 11_912,
+        }),
+        ..DataStatistics::default()
+    };
+    let data = deck.story.event(EventKind::Data { statistics });
+    deck.event(data);
+    deck.keys("6<enter>");
+    let screen = deck.screen();
+    assert!(screen.contains("packed   12 rows, 97 % full"), "{screen}");
+}
+
+#[test]
 fn every_pane_has_its_tab_at_80x24_and_40x12() {
     for size in [(80, 24), (40, 12)] {
         for key in 2..=9 {

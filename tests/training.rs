@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use loradeck::adapter::{read_lora_set, write_peft};
+use loradeck::adapter::{self, ExportOptions, Format, read_lora_set, write_peft};
 use loradeck::config::LrScheduler;
 use loradeck::model::{self, Part, TokenBatch};
 use loradeck::protocol::{CheckpointReason, Command, EventKind, PhaseName, StopMode};
@@ -440,13 +440,49 @@ fn init_from_continues_an_adapter_of_the_same_shape() {
         "and the bare base is told apart: {base} {start}"
     );
 
-    let settings = format!("lora_rank: 8\ninit_from: {}", export.display());
-    let error = Run::new(&temp.path().join("third"), &settings)
+    // A higher rank, from any format: it begins at the same place, and goes on from there.
+    let gguf = temp.path().join("adapter.gguf");
+    let base = loradeck::model::describe("builtin:tiny-llama").unwrap();
+    let options = ExportOptions {
+        dtype: None,
+        base: Some(&base.config),
+    };
+    adapter::write(
+        adapter::open(&export).unwrap(),
+        Format::Gguf,
+        &gguf,
+        &options,
+    )
+    .unwrap();
+    for (name, path, expected) in [("third", &export, "raised to 8"), ("fourth", &gguf, "8")] {
+        let settings = format!(
+            "lora_rank: 8\nmax_steps: 2\nwarmup_steps: 0\ninit_from: {}",
+            path.display()
+        );
+        let (outcome, events) = Run::new(&temp.path().join(name), &settings).train(None);
+        outcome.unwrap();
+        let raised = events.iter().find_map(|e| match e {
+            EventKind::Eval { loss, .. } => Some(loss.0),
+            _ => None,
+        });
+        assert!((raised.unwrap() - start).abs() < 1e-6, "{raised:?} {start}");
+        let said = events.iter().any(|e| match e {
+            EventKind::Message(message) => message.text.contains(expected),
+            _ => false,
+        });
+        assert!(said, "{name}: the log tells that the rank was raised");
+    }
+
+    let settings = format!("lora_rank: 2\ninit_from: {}", export.display());
+    let error = Run::new(&temp.path().join("fifth"), &settings)
         .train(None)
         .0
         .unwrap_err();
     let sentence = format!("{error:#}");
-    assert!(sentence.contains("its rank is 4, not 8"), "{sentence}");
+    assert!(
+        sentence.contains("its rank is 4, above lora_rank 2"),
+        "{sentence}"
+    );
 }
 
 /// The losses of the first and the last eval.
@@ -462,6 +498,7 @@ fn evals(events: &[EventKind]) -> (f64, f64) {
 #[test]
 fn every_kind_of_adapter_learns_and_goes_on_as_it_was_exported() {
     let temp = tempfile::tempdir().unwrap();
+    let mut ended = std::collections::HashMap::new();
     for (name, kind) in [
         ("dora", "use_dora: true\nuse_rslora: true"),
         (
@@ -479,6 +516,7 @@ fn every_kind_of_adapter_learns_and_goes_on_as_it_was_exported() {
         assert_eq!(outcome.unwrap(), Outcome::Done, "{name}");
         let (before, after) = evals(&events);
         assert!(after < 0.8 * before, "{name}: {before} -> {after}");
+        ended.insert(name, after);
         let export = first.folders().exports.join("peft");
         let settings = format!(
             "{kind}\nmax_steps: 2\nwarmup_steps: 0\ninit_from: {}",
@@ -501,8 +539,15 @@ fn every_kind_of_adapter_learns_and_goes_on_as_it_was_exported() {
         sentence.contains("it is DoRA, this config is not"),
         "{sentence}"
     );
-    let sentence = refused("b", "shared", "target_modules: all-linear\nuse_dora: true");
-    assert!(sentence.contains("it is not DoRA"), "{sentence}");
+    // LoRA goes on as DoRA: the magnitudes are those of the weight as it was adapted.
+    let settings = format!(
+        "target_modules: all-linear\nuse_dora: true\nmax_steps: 1\nwarmup_steps: 0\ninit_from: {}",
+        temp.path().join("shared/first/exports/peft").display()
+    );
+    let (outcome, events) = Run::new(&temp.path().join("b"), &settings).train(None);
+    assert_eq!(outcome.unwrap(), Outcome::Done);
+    let (start, _) = evals(&events);
+    assert!((start - ended["shared"]).abs() < 1e-5, "{start}");
     let sentence = refused(
         "c",
         "dora",

@@ -7,7 +7,7 @@ use super::diffusers;
 use super::model::{Adapter, Family, Format, Part, Rows, most_frequent};
 use super::numbers::{Dtype, Numbers};
 use crate::error::input_error;
-use crate::model::{DecoderConfig, interleaved_row};
+use crate::model::{DecoderConfig, hugging_face_row, interleaved_row};
 
 /// What an export needs to know besides the adapter.
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,7 +63,7 @@ pub(super) fn prepare(
         Format::Peft => to_hugging_face_rows(&mut adapter, options.base)?,
         Format::Gguf => {
             without_rslora(&mut adapter, "GGUF", &mut notes);
-            one_alpha(&mut adapter, &mut notes);
+            one_alpha(&mut adapter, options.dtype, &mut notes);
             if adapter.architecture.is_none() || options.base.is_some() {
                 let base = options
                     .base
@@ -80,7 +80,7 @@ pub(super) fn prepare(
                 folded.fold(part, 0.0);
                 part.alpha = part.rank() as f64;
             }
-            folded.note(&mut notes);
+            folded.note(options.dtype, &mut notes);
         }
         Format::Diffusers => {
             if !diffusers::keeps_scale(&adapter)? {
@@ -92,7 +92,7 @@ pub(super) fn prepare(
                     part.alpha = rank;
                 }
                 adapter.metadata.clear();
-                folded.note(&mut notes);
+                folded.note(options.dtype, &mut notes);
             }
         }
     }
@@ -123,7 +123,7 @@ fn without_rslora(adapter: &mut Adapter, format: &str, notes: &mut Vec<String>) 
 }
 
 /// One alpha for all parts.
-fn one_alpha(adapter: &mut Adapter, notes: &mut Vec<String>) {
+fn one_alpha(adapter: &mut Adapter, dtype: Option<Dtype>, notes: &mut Vec<String>) {
     let alphas = adapter.parts.values().map(|p| p.alpha);
     // Bits keep the order of positive numbers.
     let bits = alphas.filter(|&a| a > 0.0).map(f64::to_bits);
@@ -133,7 +133,7 @@ fn one_alpha(adapter: &mut Adapter, notes: &mut Vec<String>) {
         folded.fold(part, part.alpha / alpha);
         part.alpha = alpha;
     }
-    folded.note(notes);
+    folded.note(dtype, notes);
 }
 
 /// Counts what became of the parts whose scale went into B.
@@ -166,12 +166,13 @@ impl Folded {
         part.b = wide(&part.b).times(factor).0;
     }
 
-    fn note(&self, notes: &mut Vec<String>) {
+    /// `dtype`: the type that all numbers get afterwards.
+    fn note(&self, dtype: Option<Dtype>, notes: &mut Vec<String>) {
         if self.parts == 0 {
             return;
         }
         let mut note = format!("the scale of {} parts is folded into B", self.parts);
-        if self.widened > 0 {
+        if self.widened > 0 && dtype.is_none() {
             note += &format!(
                 "; {} of them are written as f32, as their own type would round it (--dtype \
                  chooses another)",
@@ -192,9 +193,7 @@ pub(super) fn to_hugging_face_rows(
 ) -> Result<()> {
     if adapter.rows == Rows::LlamaCpp {
         // Where row `row` of the result lies in llama.cpp's.
-        reorder(adapter, base, |row, rows, heads| {
-            interleaved_row(row, rows, heads)
-        })?;
+        reorder(adapter, base, interleaved_row)?;
         adapter.rows = Rows::HuggingFace;
     }
     Ok(())
@@ -203,12 +202,7 @@ pub(super) fn to_hugging_face_rows(
 fn to_llama_cpp_rows(adapter: &mut Adapter, base: Option<&DecoderConfig>) -> Result<()> {
     let architecture = adapter.architecture.clone().unwrap_or_default();
     if adapter.rows == Rows::HuggingFace && crate::model::interleaves_heads(&architecture) {
-        reorder(adapter, base, |row, rows, heads| {
-            // The reverse of `interleaved_row`.
-            let size = rows / heads;
-            let (head, within) = (row / size, row % size);
-            head * size + (within % 2) * (size / 2) + within / 2
-        })?;
+        reorder(adapter, base, hugging_face_row)?;
         adapter.rows = Rows::LlamaCpp;
     }
     Ok(())

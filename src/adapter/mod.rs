@@ -5,6 +5,7 @@
 //! its writer takes one ([`peft`], [`gguf`], [`kohya`], [`diffusers`]). [`convert`] makes an adapter
 //! fit a format first.
 
+mod combine;
 mod convert;
 mod diffusers;
 mod family;
@@ -14,20 +15,24 @@ mod image_names;
 mod inspect;
 mod kohya;
 mod lora_set;
+mod merge;
 mod model;
 mod numbers;
 mod open;
 mod pattern;
 mod peft;
 mod safetensors_file;
+mod svd;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+pub use combine::{Reduced, concatenate, reduce_rank};
 pub use convert::{ExportOptions, check_format};
 pub use inspect::{PartReport, Report, inspect};
 pub use lora_set::{from_lora_set, peft_files, read_lora_set, to_lora_set, write_peft};
+pub use merge::{Loss, Merged, Progress, Weighted, base_bytes, merge};
 pub use model::{Adapter, Family, Format, Keys, Part, Rows};
 pub use numbers::{Dtype, Numbers};
 pub use open::open;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::adapter::{self, Adapter};
+use crate::adapter::{self, Adapter, Format};
 use crate::error::input_error;
 use crate::train::checkpoint::{self, CHECKPOINTS, Checkpoint, STATE_FILE};
 
@@ -83,4 +83,16 @@ pub(super) fn size(bytes: u64) -> String {
         b if b >= 1024.0 * 1024.0 => format!("{:.1} MiB", b / (1024.0 * 1024.0)),
         b => format!("{:.1} KiB", b / 1024.0),
     }
+}
+
+/// Reads the word of a format.
+pub(super) fn parse_format(word: &str) -> Result<Format> {
+    let found = Format::ALL.into_iter().find(|f| f.name() == word.trim());
+    found.ok_or_else(|| {
+        input_error(format!(
+            "'{}' is not an export format; there are {}",
+            word.trim(),
+            Format::ALL.map(Format::name).join(", ")
+        ))
+    })
 }

@@ -15,7 +15,10 @@ use crate::train::checkpoint::{self, CHECKPOINTS, Checkpoint};
 /// Writes an adapter, a checkpoint's or the newest of a run in other formats. A live run is not
 /// disturbed.
 pub fn run(args: ExportArgs) -> Result<u8> {
-    let formats = parse_formats(&args.format)?;
+    let words = args.format.split(',');
+    let formats = words
+        .map(adapters::parse_format)
+        .collect::<Result<Vec<_>>>()?;
     let dtype = args.dtype.as_deref().map(Dtype::parse).transpose()?;
     let found = adapters::open(&args.source)?;
     let Adapter { family, .. } = found.adapter;
@@ -60,23 +63,6 @@ pub fn run(args: ExportArgs) -> Result<u8> {
         }
     }
     Ok(0)
-}
-
-/// Reads formats as the command line has them: `peft,gguf`.
-fn parse_formats(words: &str) -> Result<Vec<Format>> {
-    words
-        .split(',')
-        .map(|word| {
-            let found = Format::ALL.into_iter().find(|f| f.name() == word.trim());
-            found.ok_or_else(|| {
-                input_error(format!(
-                    "'{}' is not an export format; there are {}",
-                    word.trim(),
-                    Format::ALL.map(Format::name).join(", ")
-                ))
-            })
-        })
-        .collect()
 }
 
 /// `exports/<format>-step-N` of the run that a checkpoint belongs to.

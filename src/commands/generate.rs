@@ -9,51 +9,57 @@ use candle_core::{Device, Tensor};
 
 use super::adapters;
 use crate::adapter;
-use crate::cli::GenerateArgs;
+use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::error::input_error;
-use crate::generate::{SamplingOptions, encode_prompt, generate};
-use crate::model::{self, Active, Base, DeviceRequest, LoraSet};
+use crate::generate::{Loaded, SamplingOptions, encode_prompt, generate};
+use crate::model::{self, Active, Base, DeviceRequest};
 use crate::train::dtype;
 
 /// Prints what a base says to a prompt, or writes the prompt's logits.
 pub fn run(args: GenerateArgs) -> Result<u8> {
-    check(&args)?;
-    let device = model::device(parse_device(&args.device)?)?;
-    let base = model::open(&args.base, &device, dtype(None, &device)?)?;
-    let adapters = args
-        .lora
+    let options = sampling(&args.sampling)?;
+    let (base, device) = open_base(&args.base, &args.device)?;
+    let open =
+        |word: &String| open_loaded(word, &base, &device).with_context(|| format!("--lora {word}"));
+    let loaded = args.lora.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let active: Vec<Active<'_>> = loaded
         .iter()
-        .map(|word| open_adapter(word, &base, &device))
-        .collect::<Result<Vec<_>>>()?;
-    let active: Vec<Active<'_>> = adapters
-        .iter()
-        .map(|(set, strength)| Active {
-            set,
-            strength: *strength,
+        .map(|adapter| Active {
+            set: &adapter.set,
+            strength: adapter.strength,
         })
         .collect();
-    let strengths: Vec<f64> = adapters.iter().map(|(_, strength)| *strength).collect();
+    let strengths: Vec<f64> = loaded.iter().map(|adapter| adapter.strength).collect();
     adapters::warn_of_strengths(&strengths);
     let ids = encode_prompt(&base.tokenizer, None, &args.prompt, args.raw)?;
     match &args.logits {
         Some(file) => write_logits(&base, &active, &ids, file)?,
-        None => print_text(&base, &active, &ids, &args)?,
+        None => print_text(&base, &active, &ids, &options)?,
     }
     Ok(0)
 }
 
-fn check(args: &GenerateArgs) -> Result<()> {
-    let wrong = |what: &str| Err(input_error(what));
-    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
-        return wrong("--temperature must be a number, 0 (greedy) or more");
+/// The sampling settings, checked.
+pub(super) fn sampling(args: &SamplingArgs) -> Result<SamplingOptions> {
+    let options = SamplingOptions {
+        max_tokens: args.max_tokens,
+        temperature: args.temperature,
+        top_p: args.top_p,
+        top_k: args.top_k,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+    };
+    match options.problem() {
+        Some((key, why)) => Err(input_error(format!("--{key} {why}"))),
+        None => Ok(options),
     }
-    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
-        return wrong("--top-p must be above 0 and at most 1");
-    }
-    if !(args.repetition_penalty > 0.0 && args.repetition_penalty.is_finite()) {
-        return wrong("--repetition-penalty must be above 0 (1: none)");
-    }
-    Ok(())
+}
+
+/// A base on the device that was asked for.
+pub(super) fn open_base(base: &str, device: &str) -> Result<(Base, Device)> {
+    let device = model::device(parse_device(device)?)?;
+    let base = model::open(base, &device, dtype(None, &device)?)?;
+    Ok((base, device))
 }
 
 fn parse_device(word: &str) -> Result<DeviceRequest> {
@@ -69,35 +75,28 @@ fn parse_device(word: &str) -> Result<DeviceRequest> {
 }
 
 /// Opens `ADAPTER` or `ADAPTER:0.8` for a base.
-fn open_adapter(word: &str, base: &Base, device: &Device) -> Result<(LoraSet, f64)> {
+pub(super) fn open_loaded(word: &str, base: &Base, device: &Device) -> Result<Loaded> {
     let (path, strength) = adapters::split_strength(word)?;
-    let open = || {
-        let found = adapters::open(&path)?;
-        let file = found.path.display().to_string();
-        adapter::to_lora_set(found.adapter, &base.description.config, device, &file)
-    };
-    let set = open().with_context(|| format!("--lora {word}"))?;
-    Ok((set, strength))
+    let found = adapters::open(&path)?;
+    let file = found.path.display().to_string();
+    let set = adapter::to_lora_set(found.adapter, &base.description.config, device, &file)?;
+    Ok(Loaded {
+        name: path.display().to_string(),
+        set,
+        strength,
+    })
 }
 
 fn print_text(
     base: &Base,
     adapters: &[Active<'_>],
     ids: &[u32],
-    args: &GenerateArgs,
+    options: &SamplingOptions,
 ) -> Result<()> {
-    let options = SamplingOptions {
-        max_tokens: args.max_tokens,
-        temperature: args.temperature,
-        top_p: args.top_p,
-        top_k: args.top_k,
-        repetition_penalty: args.repetition_penalty,
-        seed: args.seed,
-    };
     let mut out = io::stdout().lock();
     let mut written = Ok(());
     let (decoder, tokenizer) = (&base.decoder, &base.tokenizer);
-    generate(decoder, tokenizer, adapters, ids, &options, &mut |text| {
+    generate(decoder, tokenizer, adapters, ids, options, &mut |text| {
         written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         written.is_ok()
     })?;

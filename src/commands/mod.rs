@@ -4,12 +4,15 @@ mod adapters;
 pub mod attach;
 pub mod bench;
 pub mod bridge;
+pub mod chat;
 pub mod check;
+pub mod combine;
 pub mod doctor;
 pub mod export;
 pub mod generate;
 pub mod home;
 pub mod inspect;
+pub mod merge;
 pub mod new;
 pub mod queue;
 pub mod replay;
@@ -46,6 +49,9 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Bench(args) => bench::run(args),
         CommandLine::Export(args) => export::run(args),
         CommandLine::Inspect(args) => inspect::run(args),
+        CommandLine::Merge(args) => merge::run(args),
+        CommandLine::Combine(args) => combine::run(args),
+        CommandLine::Chat(args) => chat::run(args),
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
         CommandLine::Bridge(args) => bridge::run(args),

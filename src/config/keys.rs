@@ -5,9 +5,9 @@ use serde_yaml::Value;
 
 use super::kinds::{
     FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
-    OTHER_SCHEDULERS, OTHER_SHARING, OTHER_TASKS, PRECISIONS, SCHEDULERS, SHARING, TASKS, device,
-    export_formats, layers, optional, show_device, show_optional, show_targets, shown_word,
-    target_modules,
+    OTHER_QUANTIZATIONS, OTHER_SCHEDULERS, OTHER_SHARING, OTHER_TASKS, PRECISIONS, QUANTIZATIONS,
+    SCHEDULERS, SHARING, TASKS, device, export_formats, layers, optional, show_device,
+    show_optional, show_targets, shown_word, target_modules,
 };
 use super::values::{
     Fault, boolean, count, decimal, flow, number, quoted, text, texts, whole, word,
@@ -90,7 +90,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "required",
         "./models/my-base.gguf",
-        "The base: a Hugging Face folder, a `.gguf` file, or `builtin:tiny-llama`",
+        "The base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file (ggjt v3), or `builtin:tiny-llama`",
         paths::base,
         |v| quoted(v)
     ),
@@ -211,7 +211,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "none",
         "./adapters/first",
-        "Continue this adapter (a PEFT folder) on new data",
+        "Continue this adapter (a PEFT folder, a checkpoint or a GGUF adapter) on new data; its rank may be raised",
         paths::adapter,
         |v| v.as_ref().map_or("none".into(), |p| paths::show(p))
     ),
@@ -331,6 +331,15 @@ pub(super) const KEYS: &[Key] = &[
         "`f32`, `bf16`, `fp16` or `auto`: f32 on the CPU, bf16 on a GPU",
         |v| optional(v, "auto", |v| word(v, PRECISIONS, OTHER_PRECISIONS)),
         |v| v.map_or("auto".into(), |p| shown_word(PRECISIONS, &p))
+    ),
+    key!(
+        quantize,
+        Restart,
+        "none",
+        "q4_k",
+        "Quantise the base's linears while loading: `q8_0`, `q6_k`, `q5_k`, `q5_1`, `q5_0`, `q4_k`, `q4_1`, `q4_0`, `q3_k`, `q2_k` or `none`",
+        |v| optional(v, "none", |v| word(v, QUANTIZATIONS, OTHER_QUANTIZATIONS)),
+        |v| v.map_or("none".into(), |q| shown_word(QUANTIZATIONS, &q))
     ),
     key!(
         device,
@@ -505,10 +514,6 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
 ];
 
 pub(super) const UNBUILT: &[Unbuilt] = &[
-    Unbuilt {
-        name: "quantize",
-        image: false,
-    },
     Unbuilt {
         name: "buckets",
         image: true,

@@ -89,6 +89,36 @@ pub(super) const OTHER_PRECISIONS: &[(&str, &str)] = &[
     ("float16", "fp16"),
     ("half", "fp16"),
 ];
+pub(super) const QUANTIZATIONS: &[(&str, &str)] = &[
+    ("q8_0", "q8_0"),
+    ("q6_k", "q6_k"),
+    ("q5_k", "q5_k"),
+    ("q5_1", "q5_1"),
+    ("q5_0", "q5_0"),
+    ("q4_k", "q4_k"),
+    ("q4_1", "q4_1"),
+    ("q4_0", "q4_0"),
+    ("q3_k", "q3_k"),
+    ("q2_k", "q2_k"),
+];
+pub(super) const OTHER_QUANTIZATIONS: &[(&str, &str)] = &[
+    ("q8", "q8_0"),
+    ("8", "q8_0"),
+    ("8bit", "q8_0"),
+    ("int8", "q8_0"),
+    ("q6", "q6_k"),
+    ("q5", "q5_k"),
+    ("q5_k_m", "q5_k"),
+    ("q5_k_s", "q5_k"),
+    ("q4", "q4_k"),
+    ("4", "q4_k"),
+    ("4bit", "q4_k"),
+    ("nf4", "q4_k"),
+    ("int4", "q4_k"),
+    ("q4_k_m", "q4_k"),
+    ("q4_k_s", "q4_k"),
+    ("q3_k_m", "q3_k"),
+];
 pub(super) const FORMATS: &[(&str, ExportFormat)] = &[
     ("peft", ExportFormat::Peft),
     ("diffusers", ExportFormat::Diffusers),

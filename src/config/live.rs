@@ -1,7 +1,7 @@
 //! What a change does to a run: now, from the next checkpoint, or not before a new run.
 
 use super::RunConfig;
-use super::keys::{self, Applies, KEYS};
+use super::keys::{self, Applies, KEYS, Key};
 use super::load::{from_text, read, sentence, used_keys};
 use super::names::{Advice, advise};
 use super::rules::{impossible, text_defaults};
@@ -41,6 +41,22 @@ pub(super) fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
 }
 
 pub(super) fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<RunConfig, String> {
+    let (found, changed) = with_value(running, key, value)?;
+    match impossible(&changed).into_iter().next() {
+        Some((name, fault)) => {
+            let blamed = keys::find(name).unwrap_or(found);
+            Err(told(sentence(blamed, &(blamed.show)(&changed), fault)))
+        }
+        None => Ok(changed),
+    }
+}
+
+/// A live key with a value of its own, whatever the others are.
+fn with_value(
+    running: &RunConfig,
+    key: &str,
+    value: &str,
+) -> Result<(&'static Key, RunConfig), String> {
     let Some(found) = keys::find(key.trim()) else {
         return Err(match advise(key, KEYS.iter().map(|k| k.name)) {
             Advice::Renamed(ours) | Advice::Misspelt(ours) => {
@@ -60,15 +76,12 @@ pub(super) fn set_live(running: &RunConfig, key: &str, value: &str) -> Result<Ru
     }
     let value = from_text(value);
     let mut changed = running.clone();
-    let told = |(message, fix): (String, String)| format!("{message}; {fix}");
     read(found, &mut changed, &value).map_err(|f| told(sentence(found, &shown(&value), f)))?;
-    match impossible(&changed).into_iter().next() {
-        Some((name, fault)) => {
-            let blamed = keys::find(name).unwrap_or(found);
-            Err(told(sentence(blamed, &(blamed.show)(&changed), fault)))
-        }
-        None => Ok(changed),
-    }
+    Ok((found, changed))
+}
+
+fn told((message, fix): (String, String)) -> String {
+    format!("{message}; {fix}")
 }
 
 pub(super) fn check_value(
@@ -79,12 +92,16 @@ pub(super) fn check_value(
     let mut running = text_defaults();
     for entry in entries {
         if let Some(found) = keys::find(&entry.key) {
-            // A path of another machine is no fault here; combinations do not depend on paths.
+            // A path or a device of another machine is no fault here.
             let _ = read(found, &mut running, &from_text(&entry.value));
         }
     }
-    let changed = set_live(&running, key, value)?;
-    Ok(keys::find(key.trim()).map_or_else(String::new, |k| (k.show)(&changed)))
+    let (found, changed) = with_value(&running, key, value)?;
+    let mut faults = impossible(&changed).into_iter();
+    match faults.find(|(name, _)| *name == found.name) {
+        Some((_, fault)) => Err(told(sentence(found, &(found.show)(&changed), fault))),
+        None => Ok((found.show)(&changed)),
+    }
 }
 
 fn live_keys() -> String {

@@ -59,6 +59,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// `None`: f32 on the CPU, bf16 on a GPU.
     pub precision: Option<Precision>,
+    /// What the base's linears are quantised to while loading, by llama.cpp's name.
+    pub quantize: Option<&'static str>,
     pub device: DeviceChoice,
 
     pub sequence_len: usize,

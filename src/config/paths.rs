@@ -262,22 +262,31 @@ pub(super) fn output(value: &Value) -> Result<PathBuf, Fault> {
     }
 }
 
-/// `init_from`: a PEFT folder, or `none`.
+/// `init_from`: an adapter of any format, or `none`. What kind it is shows when it is opened.
 pub(super) fn adapter(value: &Value) -> Result<Option<PathBuf>, Fault> {
     if value.as_str() == Some("none") {
         return Ok(None);
     }
     let path = existing(value)?;
-    if path.join("adapter_config.json").is_file() {
+    let is_adapter = |name: &std::ffi::OsStr| {
+        let name = name.to_string_lossy();
+        name == "adapter_config.json" || name.ends_with(".gguf") || name.ends_with(".safetensors")
+    };
+    let holds_one = || {
+        let entries = std::fs::read_dir(&path);
+        entries.is_ok_and(|entries| entries.flatten().any(|e| is_adapter(&e.file_name())))
+    };
+    if path.file_name().is_some_and(is_adapter) || holds_one() {
         return Ok(Some(path));
     }
     let peft = path.join("exports/peft");
     Err(Fault::new(
-        "is not a PEFT folder: it holds no adapter_config.json",
+        "is no adapter: neither a PEFT folder (with adapter_config.json) nor a .gguf or \
+         .safetensors file",
         if peft.join("adapter_config.json").is_file() {
             format!("write `init_from: {}`", peft.display())
         } else {
-            "write the folder that holds adapter_config.json and adapter_model.safetensors".into()
+            "write a PEFT folder, a checkpoint's folder or a GGUF adapter".into()
         },
     ))
 }

@@ -107,6 +107,7 @@ pub(super) fn text_defaults() -> RunConfig {
         optimizer: Optimizer::AdamW,
         seed: 42,
         precision: None,
+        quantize: None,
         device: DeviceChoice::Auto,
         sequence_len: 1024,
         packing: false,

@@ -160,7 +160,7 @@ fn unusual(place: &Place) -> String {
              loraplus_ratio: 16\ninit_from: ./first\nepochs: 0.3\nmax_steps: 77\nbatch_size: 3\n\
              gradient_accumulation_steps: 5\ngradient_checkpointing: false\nmax_grad_norm: 0.25\n\
              learning_rate: 1e-3\nlr_scheduler: linear\nwarmup_steps: 7\nweight_decay: 0.01\n\
-             optimizer: adamw\nseed: 18446744073709551615\nprecision: f32\ndevice: cpu\n\
+             optimizer: adamw\nseed: 18446744073709551615\nprecision: f32\nquantize: q4_k\ndevice: cpu\n\
              sequence_len: 99\npacking: true\ngroup_by_length: true\ntrain_on_inputs: true\nchat_template: \"{{ messages[0].content }}\\n\"\n\
              skip_bad_records: true\non_oom: pause\neval_split: 12\neval_steps: 11\n\
              sample_prompts: [\"it's: a \\\"prompt\\\"\\nof two lines\", '- #x', '8']\n\

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::files::{Raw, json_reason};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub enum Role {
     System,
     User,
     Assistant,
@@ -22,7 +22,7 @@ impl Role {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Message {
+pub struct Message {
     pub role: Role,
     pub content: String,
 }

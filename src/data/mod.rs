@@ -18,6 +18,7 @@ use crate::protocol::{DataStatistics, PackingStatistics, RecordPreview, RecordSe
 use crate::random::{Purpose, Stream};
 
 pub use batches::{Arrangement, Batches, Cursor, collate};
+pub use formats::{Message, Role};
 pub use loader::{Loader, MicroBatch};
 
 /// A tokenised record.
@@ -97,7 +98,15 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
     let mut statistics = statistics::of(&train, &eval, config.sequence_len, warnings);
     statistics.files = files.len() as u64;
     if config.packing {
-        statistics.packing = Some(packing(config, &train));
+        let packing = packing(config, &train);
+        if packing.rows == train.len() as u64 && train.len() > 1 {
+            statistics.warnings.push(format!(
+                "`packing` found no two records that fit into `sequence_len: {}` together; write a \
+                 larger one, or remove `packing`",
+                config.sequence_len
+            ));
+        }
+        statistics.packing = Some(packing);
     }
     if config.skip_bad_records {
         statistics.skipped = bad.len() as u64;
@@ -252,22 +261,24 @@ pub fn first_question(train_data_dir: &std::path::Path) -> Option<String> {
         .find(|text| !text.is_empty() && text.chars().count() <= 160 && !text.contains('\n'))
 }
 
-/// The chat-template rendering of a user's prompt, ready for generation; the prompt itself when
-/// the base has no template. `template` replaces the tokenizer's own.
+/// A conversation as text, ready for the assistant's next turn: through the chat template
+/// (`template` replaces the tokenizer's own), or, where there is none, in the plain form that
+/// training gives it.
 ///
 /// # Errors
-/// The template is not valid, or refuses the prompt.
-pub fn render_prompt(
+/// The template is not valid, or refuses the conversation.
+pub fn render_chat(
     tokenizer: &Tokenizer,
     template: Option<&str>,
-    prompt: &str,
+    messages: &[Message],
 ) -> Result<String> {
-    let Some(template) = template::ChatTemplate::of(tokenizer, template)? else {
-        return Ok(prompt.to_owned());
-    };
-    let message = formats::Message {
-        role: formats::Role::User,
-        content: prompt.to_owned(),
-    };
-    template.render(&[message], true).map_err(input_error)
+    if let Some(template) = template::ChatTemplate::of(tokenizer, template)? {
+        return template.render(messages, true).map_err(input_error);
+    }
+    let lines = messages.iter().map(|message| match message.role {
+        Role::System => format!("{}\n\n", message.content),
+        Role::User => format!("User: {}\n", message.content),
+        Role::Assistant => format!("Assistant: {}\n", message.content),
+    });
+    Ok(lines.collect::<String>() + "Assistant:")
 }

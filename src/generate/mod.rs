@@ -1,17 +1,18 @@
 //! Text from a base with adapters.
 
+mod chat;
 mod choose;
 mod prompt;
+mod session;
 mod text_stream;
 
 use anyhow::Result;
 
-pub use prompt::encode_prompt;
+pub use chat::{Chat, Loaded, Outcome, Reply};
+pub use prompt::{encode_chat, encode_prompt};
+pub use session::Session;
 
-use crate::error::input_error;
 use crate::model::{Active, Decoder, Tokenizer};
-use choose::choose;
-use text_stream::TextStream;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,20 @@ pub struct SamplingOptions {
 }
 
 impl SamplingOptions {
+    /// The first setting that cannot be, and what it must be.
+    pub fn problem(&self) -> Option<(&'static str, &'static str)> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Some(("temperature", "must be a number, 0 (greedy) or more"));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Some(("top-p", "must be above 0 and at most 1"));
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return Some(("repetition-penalty", "must be above 0 (1: none)"));
+        }
+        None
+    }
+
     /// The likeliest token each time.
     pub fn greedy(max_tokens: usize) -> Self {
         SamplingOptions {
@@ -40,13 +55,10 @@ impl SamplingOptions {
     }
 }
 
-/// Continues `prompt_ids` up to `max_tokens` tokens, an end-of-sequence token or the end of the
-/// base's context; `on_text` gets
-/// each piece of text as it appears and ends the generation by returning false. The pieces together
-/// are the returned text.
+/// Continues `prompt_ids` once: see [`Session::generate`].
 ///
 /// # Errors
-/// An empty prompt, or a failure of the device.
+/// An empty prompt, an adapter of another base, or a failure of the device.
 pub fn generate(
     decoder: &Decoder,
     tokenizer: &Tokenizer,
@@ -55,39 +67,5 @@ pub fn generate(
     options: &SamplingOptions,
     on_text: &mut dyn FnMut(&str) -> bool,
 ) -> Result<String> {
-    if prompt_ids.is_empty() {
-        return Err(input_error(
-            "the prompt has no tokens: give a prompt that is not empty",
-        ));
-    }
-    let mut cache = decoder.cache(adapters)?;
-    let mut logits = decoder.next_logits(prompt_ids, &mut cache)?;
-    let mut ids = prompt_ids.to_vec();
-    let mut stream = TextStream::default();
-    let mut text = String::new();
-    let decode = |ids: &[u32]| tokenizer.decode(ids, false);
-    // A base computes nothing beyond the positions it was trained on.
-    let room = decoder.config().max_position_embeddings;
-    let max_tokens = options.max_tokens.min(room.saturating_sub(ids.len()));
-    for position in 0..max_tokens {
-        let next = choose(&logits.to_vec1::<f32>()?, &ids, options, position as u64)?;
-        if tokenizer.eos.contains(&next) {
-            break;
-        }
-        ids.push(next);
-        let piece = stream.push(next, decode)?;
-        text.push_str(&piece);
-        if !piece.is_empty() && !on_text(&piece) {
-            return Ok(text);
-        }
-        if position + 1 < max_tokens {
-            logits = decoder.next_logits(&[next], &mut cache)?;
-        }
-    }
-    let rest = stream.finish(decode)?;
-    if !rest.is_empty() {
-        text.push_str(&rest);
-        on_text(&rest);
-    }
-    Ok(text)
+    Session::new(decoder, tokenizer, adapters)?.generate(prompt_ids, options, on_text)
 }

@@ -37,6 +37,8 @@ pub(super) fn open(name: &str) -> Result<Source> {
         files: Vec::new(),
         tokenizer: TokenizerFiles::Builtin,
         notes: Vec::new(),
+        quantization: None,
+        mapped: Vec::new(),
     })
 }
 

@@ -20,6 +20,14 @@ impl KvCache {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// Forgets all tokens but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        for (_, layer) in &mut self.layers {
+            layer.len = layer.len.min(len);
+        }
+    }
 }
 
 /// Keys and values of one layer, in buffers that double when full.

@@ -69,6 +69,8 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         files: vec![path.to_owned()],
         tokenizer: TokenizerFiles::Ggml(parsed.vocabulary, file),
         notes: vec![NOTE.to_owned()],
+        quantization: None,
+        mapped: Vec::new(),
     })
 }
 

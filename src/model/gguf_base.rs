@@ -19,7 +19,8 @@ use crate::ops::{Bytes, HostWeight};
 /// A damaged file; an architecture or an encoding that is not supported.
 pub(super) fn open(path: &Path) -> Result<Source> {
     let file = path.display().to_string();
-    let bytes: Bytes = map(path)?;
+    let mapped = map(path)?;
+    let bytes: Bytes = mapped.clone();
     let header = Header::parse((*bytes).as_ref())
         .map_err(|e| input_error(format!("{file} cannot be used: {e:#}")))?;
     let architecture = header.text("general.architecture").unwrap_or("unknown");
@@ -60,6 +61,8 @@ pub(super) fn open(path: &Path) -> Result<Source> {
         files: vec![path.to_owned()],
         tokenizer: TokenizerFiles::Gguf(Box::new(header), file),
         notes: Vec::new(),
+        quantization: None,
+        mapped: vec![mapped],
     })
 }
 

@@ -93,6 +93,13 @@ pub fn interleaved_row(row: usize, rows: usize, heads: usize) -> usize {
     head * size + 2 * pair + half
 }
 
+/// The row that llama.cpp keeps at `row`: the reverse of [`interleaved_row`].
+pub fn hugging_face_row(row: usize, rows: usize, heads: usize) -> usize {
+    let size = rows / heads;
+    let (head, within) = (row / size, row % size);
+    head * size + (within % 2) * (size / 2) + within / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +134,8 @@ mod tests {
     fn rows_of_a_head_alternate_between_its_halves() {
         let order: Vec<usize> = (0..8).map(|row| interleaved_row(row, 8, 2)).collect();
         assert_eq!(order, [0, 2, 1, 3, 4, 6, 5, 7]);
+        for row in 0..24 {
+            assert_eq!(hugging_face_row(interleaved_row(row, 24, 3), 24, 3), row);
+        }
     }
 }

@@ -30,9 +30,12 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
     )?;
     let mut files = vec![config_file];
     let mut tensors = BTreeMap::new();
+    let mut mapped = Vec::new();
     for name in weight_files(folder)? {
         let path = folder.join(name);
-        read_safetensors(map(&path)?, &path.display().to_string(), &mut tensors)?;
+        let bytes = map(&path)?;
+        mapped.push(bytes.clone());
+        read_safetensors(bytes, &path.display().to_string(), &mut tensors)?;
         files.push(path);
     }
     let tokenizer = folder.join("tokenizer.json");
@@ -47,6 +50,8 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
         files,
         tokenizer: TokenizerFiles::Folder(folder.to_owned()),
         notes: Vec::new(),
+        quantization: None,
+        mapped,
     })
 }
 

@@ -19,6 +19,7 @@ mod gguf_tokenizer;
 mod hugging_face;
 mod lora;
 mod memory;
+mod quantize;
 mod rope;
 mod sentencepiece;
 mod source;
@@ -33,10 +34,12 @@ pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
 pub use gguf_names::{
-    gguf_architecture, gguf_module, hugging_face_module, interleaved_row, interleaves_heads,
+    gguf_architecture, gguf_module, hugging_face_module, hugging_face_row, interleaved_row,
+    interleaves_heads,
 };
 pub use lora::{Active, LoraPair, LoraSet, LoraSpec, Parameter, Part, match_targets, peft_targets};
 pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
+pub use quantize::Quantization;
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
 
@@ -77,6 +80,17 @@ pub fn describe(base_model: &str) -> Result<Description> {
     Ok(Source::open(base_model)?.description())
 }
 
+/// As [`describe`], of a base whose dense linears will be quantised.
+///
+/// # Errors
+/// As [`describe`]; there is nothing to quantise.
+pub fn describe_quantised(
+    base_model: &str,
+    quantization: Option<Quantization>,
+) -> Result<Description> {
+    Ok(Source::open_quantised(base_model, quantization)?.description())
+}
+
 /// Reads only the tokenizer of a base.
 ///
 /// # Errors
@@ -90,7 +104,21 @@ pub fn open_tokenizer(base_model: &str) -> Result<Tokenizer> {
 /// # Errors
 /// As [`describe`]; too little memory on the device.
 pub fn open_decoder(base_model: &str, device: &Device, dtype: DType) -> Result<Decoder> {
-    Decoder::new(&Source::open(base_model)?, device, dtype)
+    open_decoder_quantised(base_model, None, device, dtype)
+}
+
+/// Opens only the decoder of a base, as [`open_quantised`] does.
+///
+/// # Errors
+/// As [`open_quantised`].
+pub fn open_decoder_quantised(
+    base_model: &str,
+    quantization: Option<Quantization>,
+    device: &Device,
+    dtype: DType,
+) -> Result<Decoder> {
+    let source = Source::open_quantised(base_model, quantization)?;
+    Decoder::new(&source, device, dtype)
 }
 
 /// Opens a base for computing on `device` in `dtype` (f32 on the CPU). Quantised weights stay so.
@@ -98,7 +126,21 @@ pub fn open_decoder(base_model: &str, device: &Device, dtype: DType) -> Result<D
 /// # Errors
 /// As [`describe`] and [`open_tokenizer`]; too little memory on the device.
 pub fn open(base_model: &str, device: &Device, dtype: DType) -> Result<Base> {
-    let source = Source::open(base_model)?;
+    open_quantised(base_model, None, device, dtype)
+}
+
+/// As [`open`], and quantises the dense linears of the blocks, one after another: the base is never
+/// whole in memory otherwise.
+///
+/// # Errors
+/// As [`open`]; there is nothing to quantise.
+pub fn open_quantised(
+    base_model: &str,
+    quantization: Option<Quantization>,
+    device: &Device,
+    dtype: DType,
+) -> Result<Base> {
+    let source = Source::open_quantised(base_model, quantization)?;
     Ok(Base {
         tokenizer: source.tokenizer()?,
         decoder: Decoder::new(&source, device, dtype)?,

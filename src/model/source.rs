@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::config::DecoderConfig;
+use super::quantize::Quantization;
 use super::tokenizer::Tokenizer;
 use super::{Description, builtin, ggjt, gguf_base, hugging_face};
 use crate::error::input_error;
@@ -39,6 +41,10 @@ pub(super) struct Source {
     pub tokenizer: TokenizerFiles,
     /// What had to be assumed.
     pub notes: Vec<String>,
+    /// What dense linears are quantised to when they are read.
+    pub quantization: Option<Quantization>,
+    /// The mapped files whose pages need not stay once they are quantised.
+    pub mapped: Vec<Arc<Mapped>>,
 }
 
 /// Where the tokenizer is read from.
@@ -61,7 +67,7 @@ impl Source {
             let metadata = std::fs::metadata(path).map_err(|e| {
                 input_error(format!(
                     "the base {base_model} cannot be read: {e}; name a Hugging Face folder, a \
-                     .gguf file or builtin:tiny-llama"
+                     .gguf file, a GGML .bin file or builtin:tiny-llama"
                 ))
             })?;
             if metadata.is_dir() {
@@ -82,6 +88,36 @@ impl Source {
         Ok(source)
     }
 
+    /// As [`Source::open`], of a base whose dense linears will be quantised.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; no linear is dense.
+    pub fn open_quantised(base_model: &str, quantization: Option<Quantization>) -> Result<Self> {
+        let mut source = Self::open(base_model)?;
+        source.quantization = quantization;
+        let mut linears = source.tensors.iter();
+        let mut any = || linears.any(|(name, at)| source.encoding(name, at) != at.encoding);
+        if quantization.is_some() && !any() {
+            return Err(input_error(format!(
+                "quantize: {base_model} has no linears that can be quantised: they are {} already; \
+                 remove the line",
+                source.description().dtype
+            )));
+        }
+        Ok(source)
+    }
+
+    /// The encoding of a tensor in memory.
+    fn encoding(&self, name: &str, stored: &Stored) -> GgmlDType {
+        let dense = stored.encoding.block_size() == 1;
+        match (self.quantization, &stored.shape[..]) {
+            (Some(quantization), &[_, columns]) if dense && name.contains(".layers.") => {
+                quantization.encoding(columns).unwrap_or(stored.encoding)
+            }
+            _ => stored.encoding,
+        }
+    }
+
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.tokenizer {
             TokenizerFiles::Folder(folder) => Tokenizer::from_folder(folder),
@@ -97,7 +133,7 @@ impl Source {
         for (name, _) in self.expected() {
             let stored = &self.tensors[&name];
             let count = stored.shape.iter().map(|&n| n as u64).product::<u64>();
-            let encoding = stored.encoding;
+            let encoding = self.encoding(&name, stored);
             parameters += count;
             bytes += count / encoding.block_size() as u64 * encoding.type_size() as u64;
             *by_encoding.entry(format!("{encoding:?}")).or_default() += count;
@@ -120,7 +156,19 @@ impl Source {
     /// # Errors
     /// It does not fit on the device.
     pub fn frozen(&self, name: &str, device: &Device, dtype: DType) -> Result<FrozenWeight> {
-        FrozenWeight::new(self.weight(name)?, device, dtype)
+        let weight = self.weight(name)?;
+        let encoding = self.encoding(name, &self.tensors[name]);
+        let weight = match encoding == self.tensors[name].encoding {
+            true => weight,
+            false => {
+                let quantised = weight.quantised(encoding)?;
+                for mapped in &self.mapped {
+                    mapped.forget(weight.range_in_memory());
+                }
+                quantised
+            }
+        };
+        FrozenWeight::new(weight, device, dtype)
             .with_context(|| format!("the weight {name} does not fit on the device"))
     }
 
@@ -246,6 +294,29 @@ fn magic(path: &Path) -> Option<[u8; 4]> {
 
 /// A file as bytes, without reading it.
 pub(super) struct Mapped(Mmap);
+
+impl Mapped {
+    /// Lets go of the whole pages within a range of addresses, if they are this file's: what was
+    /// read stays on disk, and need not count as this process's memory.
+    pub fn forget(&self, addresses: Range<usize>) {
+        let start = self.0.as_ptr() as usize;
+        let within = start..=start + self.0.len();
+        if !within.contains(&addresses.start) || !within.contains(&addresses.end) {
+            return;
+        }
+        let (first, length) = (addresses.start - start, addresses.len());
+        // SAFETY: the mapping is of a file and read-only, so that a dropped page comes back from
+        // the file as it was.
+        #[cfg(unix)]
+        let forgotten = unsafe {
+            self.0
+                .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, length)
+        };
+        // Memory that is not given back is only memory.
+        #[cfg(unix)]
+        drop(forgotten);
+    }
+}
 
 impl AsRef<[u8]> for Mapped {
     fn as_ref(&self) -> &[u8] {

@@ -14,6 +14,7 @@ mod decode;
 mod dora;
 mod dropout;
 mod embedding;
+mod encode;
 mod head;
 pub mod heap;
 mod linear;

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::decode::{alignment, cast, decode};
+use super::encode::encode;
 use super::matrix::{Matrix, Target, Write, product};
 
 /// Rows of a weight decoded at once: few enough that a panel stays in the core's cache.
@@ -175,8 +176,52 @@ impl HostWeight {
         Ok(self)
     }
 
+    /// The same matrix in a quantised encoding, in memory of its own, its rows in order. One row
+    /// per thread is dense at a time.
+    ///
+    /// # Errors
+    /// Rows that are no whole number of blocks, an encoding that is not for weights.
+    pub fn quantised(&self, encoding: GgmlDType) -> Result<Self> {
+        if !self.columns.is_multiple_of(encoding.block_size()) {
+            bail!(
+                "rows of {} numbers are no whole number of {encoding:?} blocks",
+                self.columns
+            );
+        }
+        let row_bytes = self.columns / encoding.block_size() * encoding.type_size();
+        let mut words = vec![0u64; (self.rows * row_bytes).div_ceil(8)];
+        // SAFETY: u64 has no padding, any bytes are valid ones, and the words are borrowed
+        // exclusively.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), words.len() * 8)
+        };
+        bytes[..self.rows * row_bytes]
+            .par_chunks_mut(row_bytes)
+            .enumerate()
+            .try_for_each_init(
+                || vec![0.0; self.columns],
+                |numbers, (row, out)| {
+                    self.decode_row(row, &(0..self.columns), numbers);
+                    encode(encoding, numbers, out)
+                },
+            )?;
+        Ok(HostWeight {
+            bytes: Arc::new(Words(words)),
+            range: 0..self.rows * row_bytes,
+            encoding,
+            interleaved_heads: None,
+            ..self.clone()
+        })
+    }
+
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The addresses of its bytes.
+    pub fn range_in_memory(&self) -> Range<usize> {
+        let start = self.bytes().as_ptr() as usize;
+        start..start + self.bytes().len()
     }
 
     /// The numbers of a matrix of one column.
@@ -492,6 +537,19 @@ mod tests {
             let by_hand: f32 = (0..rows).map(|i| dy[i] * plain[i * columns + 5]).sum();
             assert!((dx[5] - by_hand).abs() < 1e-3);
         }
+    }
+
+    #[test]
+    fn quantising_gives_the_bytes_that_candle_gives() {
+        use GgmlDType::*;
+        let numbers = numbers(5, &[6, 512]);
+        let dense = HostWeight::from_floats(&to_vec(&numbers).unwrap(), 6, 512).unwrap();
+        for encoding in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K] {
+            let expected = QTensor::quantize(&numbers, encoding).unwrap();
+            let got = dense.quantised(encoding).unwrap();
+            assert_eq!(got.bytes(), &*expected.data().unwrap(), "{encoding:?}");
+        }
+        assert!(dense.quantised(F16).is_err());
     }
 
     #[test]

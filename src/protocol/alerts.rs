@@ -177,7 +177,7 @@ pub struct Alerts {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Settings {
     learning_rate: f64,
-    max_grad_norm: f64,
+    max_grad_norm: Option<f64>,
     batch_size: u64,
     accumulation: u64,
     sequence_len: u64,
@@ -253,7 +253,7 @@ impl Alerts {
             EventKind::Step(metrics) => raised.extend(self.on_step(metrics)),
             EventKind::NonFinite { step, in_a_row, .. } => {
                 self.loss.last_non_finite = Some(*step);
-                let remedy = if self.settings.max_grad_norm == 0.0 {
+                let remedy = if self.settings.max_grad_norm == Some(0.0) {
                     Remedy::set("max_grad_norm", "1")
                 } else {
                     self.settings.slower()
@@ -488,7 +488,7 @@ impl Settings {
         let number = || value.parse::<f64>().unwrap_or(0.0);
         match key {
             "learning_rate" => self.learning_rate = number(),
-            "max_grad_norm" => self.max_grad_norm = number(),
+            "max_grad_norm" => self.max_grad_norm = Some(number()),
             "batch_size" => self.batch_size = number() as u64,
             "gradient_accumulation_steps" => self.accumulation = number() as u64,
             "sequence_len" => self.sequence_len = number() as u64,

@@ -34,7 +34,7 @@ pub mod runner;
 mod sampler;
 mod segments;
 mod server;
-mod signals;
+pub mod signals;
 mod snapshot;
 pub mod socket;
 pub mod start;

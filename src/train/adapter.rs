@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{Tensor, TensorId};
 
+use super::init_from::start_from;
 use crate::adapter;
 use crate::config::{RunConfig, ShareAdapters, TargetModules};
 use crate::error::input_error;
@@ -42,22 +43,27 @@ pub fn adapter_plan(config: &RunConfig, shape: &DecoderConfig) -> Result<Adapter
     Ok(AdapterPlan { modules, spec })
 }
 
-/// The adapter of a run's first step: B zero, or the numbers of `init_from`.
-pub(super) fn fresh(config: &RunConfig, base: &Base) -> Result<LoraSet> {
-    let fresh = untrained(config, base)?;
-    let Some(folder) = &config.init_from else {
-        return Ok(fresh);
+/// The adapter of a run's first step: B zero, or the numbers of `init_from`; and what was done to
+/// those, a sentence each.
+pub(super) fn fresh(config: &RunConfig, base: &Base) -> Result<(LoraSet, Vec<String>)> {
+    let mut fresh = untrained(config, base)?;
+    let Some(path) = &config.init_from else {
+        return Ok((fresh, Vec::new()));
     };
     let (shape, device) = (base.decoder.config(), base.decoder.device());
-    let given = adapter::read_lora_set(folder, shape, device)
-        .with_context(|| format!("init_from: {}", folder.display()))?;
-    take_over(&fresh, &given).map_err(|difference| {
+    let given = adapter::read_lora_set(path, shape, device)
+        .with_context(|| format!("init_from: {}", path.display()))?;
+    let notes = start_from(&fresh, &given).map_err(|difference| {
         input_error(format!(
-            "init_from: the adapter in {} is not of this config's shape: {difference}; set lora_rank, lora_alpha, use_rslora, use_dora, share_adapters, target_modules and layers to its values",
-            folder.display()
+            "init_from: the adapter in {} does not fit this config: {difference}",
+            path.display()
         ))
     })?;
-    Ok(fresh)
+    if fresh.spec.use_dora && !given.spec.use_dora {
+        // Of the weight as it is adapted now, so that it acts as before.
+        base.decoder.add_magnitudes(&mut fresh)?;
+    }
+    Ok((fresh, notes))
 }
 
 /// The adapter of a checkpoint.
@@ -135,7 +141,7 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
     Ok(())
 }
 
-fn same(a: &Tensor, b: &Tensor) -> candle_core::Result<bool> {
+pub(super) fn same(a: &Tensor, b: &Tensor) -> candle_core::Result<bool> {
     let differs = a.ne(b)?.flatten_all()?.max(0)?;
     Ok(differs.to_scalar::<u8>()? == 0)
 }

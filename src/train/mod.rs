@@ -11,6 +11,7 @@ mod controls;
 mod device;
 mod evaluate;
 mod export;
+mod init_from;
 mod memory;
 pub mod optimizer;
 mod plan;

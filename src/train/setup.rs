@@ -16,7 +16,7 @@ use super::{Folders, Reporter, adapter, preflight};
 use crate::config::RunConfig;
 use crate::data::{self, Batches, Dataset};
 use crate::error::input_error;
-use crate::model::{self, Base, LoraSet};
+use crate::model::{self, Base, LoraSet, Quantization};
 use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName};
 use candle_core::Device;
 
@@ -50,7 +50,13 @@ pub(super) fn open(
             text,
         }));
     };
-    preflight::formats(&config.export_formats, false)?;
+    let info = |text: String| {
+        reporter.emit(EventKind::Message(Message {
+            level: Level::Info,
+            text,
+        }));
+    };
+    preflight::formats(&config.export_formats, config.use_dora)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
@@ -65,8 +71,9 @@ pub(super) fn open(
 
     stage.enter(PhaseName::Loading, "reading the base");
     let device = open_device(config.device)?;
-    let base = model::open(
+    let base = model::open_quantised(
         &config.base_model,
+        config.quantize.and_then(Quantization::named),
         &device,
         dtype(config.precision, &device)?,
     )?;
@@ -100,7 +107,11 @@ pub(super) fn open(
     stage.enter(PhaseName::Loading, "making the adapter");
     let set = match resume {
         Some(checkpoint) => adapter::resumed(config, checkpoint, &base)?,
-        None => adapter::fresh(config, &base)?,
+        None => {
+            let (set, notes) = adapter::fresh(config, &base)?;
+            notes.into_iter().for_each(info);
+            set
+        }
     };
     let optimizer = match (resume, &state) {
         (Some(checkpoint), Some(state)) => {

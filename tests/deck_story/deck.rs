@@ -134,6 +134,7 @@ impl Deck {
                     "esc" => KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE),
                     "tab" => KeyEvent::new(KeyCode::Tab, KeyModifiers::NONE),
                     "s-tab" => KeyEvent::new(KeyCode::BackTab, KeyModifiers::SHIFT),
+                    "lt" => KeyEvent::new(KeyCode::Char('<'), KeyModifiers::NONE),
                     "up" => KeyEvent::new(KeyCode::Up, KeyModifiers::NONE),
                     "down" => KeyEvent::new(KeyCode::Down, KeyModifiers::NONE),
                     "left" => KeyEvent::new(KeyCode::Left, KeyModifiers::NONE),

@@ -32,6 +32,8 @@ pub(in crate::commands) struct Data {
 pub(in crate::commands) struct Adapter {
     pub spec: LoraSpec,
     pub modules: usize,
+    /// Name, inputs and outputs of each.
+    pub shapes: Vec<(String, usize, usize)>,
     /// Numbers that are trained.
     pub parameters: u64,
 }
@@ -92,7 +94,9 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
 impl Report {
     fn look_at_run(&mut self, loaded: &LoadedConfig) {
         let config = &loaded.config;
-        self.base = self.keep(loaded, "base_model", model::describe(&config.base_model));
+        let quantization = config.quantize.and_then(model::Quantization::named);
+        let described = model::describe_quantised(&config.base_model, quantization);
+        self.base = self.keep(loaded, "base_model", described);
         let tokenizer = match &self.base {
             Some(_) => {
                 let opened = model::open_tokenizer(&config.base_model);
@@ -217,10 +221,11 @@ impl Report {
         }
         self.adapter = Some(Adapter {
             modules: modules.len(),
+            shapes: modules.clone(),
             parameters: size.trained,
             spec,
         });
-        self.look_at_memory(loaded, &base, size.trained);
+        self.look_at_memory(loaded, &base, size.trained, &modules);
         if let Some(plan) = self.plan {
             let disk = preflight(config, size, plan);
             self.disk = self.keep(loaded, "output_dir", disk);
@@ -241,11 +246,23 @@ impl Report {
         );
         self.memory.as_ref()?;
         let data = &data.statistics;
-        let parameters = adapter.parameters;
-        Some(estimate(config, base, data, parameters, batch_size))
+        Some(estimate(
+            config,
+            base,
+            data,
+            adapter.parameters,
+            &adapter.shapes,
+            batch_size,
+        ))
     }
 
-    fn look_at_memory(&mut self, loaded: &LoadedConfig, base: &Description, parameters: u64) {
+    fn look_at_memory(
+        &mut self,
+        loaded: &LoadedConfig,
+        base: &Description,
+        parameters: u64,
+        modules: &[(String, usize, usize)],
+    ) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
         let recompute = recomputes(config);
@@ -254,6 +271,7 @@ impl Report {
             base,
             &data.statistics,
             parameters,
+            modules,
             config.batch_size,
         );
         let advice = if recompute {
@@ -284,6 +302,7 @@ fn estimate(
     base: &Description,
     data: &DataStatistics,
     parameters: u64,
+    modules: &[(String, usize, usize)],
     batch_size: usize,
 ) -> Memory {
     let (row_tokens, rows) = match data.packing {
@@ -297,7 +316,7 @@ fn estimate(
     let rows = batch_size.min(rows.max(1) as usize);
     let recompute = recomputes(config);
     Memory {
-        estimate: model::memory_estimate(base, parameters, rows, row_tokens, recompute),
+        estimate: model::memory_estimate(base, parameters, modules, rows, row_tokens, recompute),
         row_tokens,
         available: available_memory(),
     }

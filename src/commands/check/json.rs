@@ -47,6 +47,7 @@ pub(super) fn report(report: &Report) -> Value {
             "total_steps": p.total_steps,
         })),
         "memory": report.memory.as_ref().map(|m| json!({
+            "program_bytes": m.estimate.program,
             "weights_bytes": m.estimate.weights,
             "adapter_bytes": m.estimate.adapter,
             "optimizer_bytes": m.estimate.optimizer,

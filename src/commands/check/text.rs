@@ -148,14 +148,18 @@ fn write_run(out: &mut String, report: &Report) {
         let _ = writeln!(out, "  memory: about {}{verdict}", bytes(part.total()));
         let _ = writeln!(
             out,
-            "    base {}, adapter and gradients {}, optimizer {}, activations {} (rows of {} \
-             tokens), logits {}",
+            "    program and tokenizer {}, base {}, adapter and gradients {}, optimizer {}, \
+             activations {} (rows of {} tokens){}",
+            bytes(part.program),
             bytes(part.weights),
             bytes(part.adapter),
             bytes(part.optimizer),
             bytes(part.activations),
             grouped(memory.row_tokens as u64),
-            bytes(part.logits)
+            match part.logits {
+                0 => String::new(),
+                logits => format!(", logits {}", bytes(logits)),
+            }
         );
     }
     if let Some(disk) = &report.disk {

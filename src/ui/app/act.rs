@@ -35,6 +35,10 @@ impl App {
             Act::EditFile => return self.edit_file(),
             Act::Remedy => self.try_remedy(),
             Act::Compare => return self.compare(),
+            Act::Align if self.others.chosen.is_empty() => {
+                let key = self.keymap.label(Act::Compare);
+                self.toast(false, self.lang.nothing_compared(key));
+            }
             Act::Align => self.others.align = self.others.align.next(),
             Act::Yank => return self.yank(),
             Act::Bell => {

@@ -446,13 +446,9 @@ impl App {
             } => self.toast(false, error.clone()),
             _ => {}
         }
+        let known = self.state.alerts.active().len();
         self.state.apply(event);
-        let raised = self
-            .state
-            .alerts
-            .active()
-            .iter()
-            .any(|a| a.time == event.time);
+        let raised = self.state.alerts.active().len() > known;
         let ended = match &event.kind {
             EventKind::Phase { phase, .. } => phase.is_end(),
             EventKind::Finished { .. } => true,

@@ -63,6 +63,8 @@ pub struct Chart {
     pub label: fn(f64) -> String,
 }
 
+/// Columns for each dot that there should be.
+const DOTS: usize = 6;
 /// Rows below the plot: the axis with the marks, the steps.
 const BELOW: u16 = 2;
 
@@ -109,13 +111,7 @@ impl Chart {
         for curve in &self.curves {
             self.draw_curve(theme, &axis, curve, plot, buf);
         }
-        for (x, value, role) in &self.dots {
-            if let Some(x) = self.window.column(*x, usize::from(plot.width))
-                && let Some(y) = axis.row(*value, usize::from(plot.height))
-            {
-                put(buf, plot, x, y, theme.glyphs.eval, theme, *role);
-            }
-        }
+        self.draw_dots(theme, &axis, plot, buf);
         self.below(theme, area, plot, buf);
         self.draw_crosshair(theme, plot, buf);
     }
@@ -199,6 +195,26 @@ impl Chart {
                 last = Some((x, y));
             }
             canvas.blit(buf, plot, theme[role], true);
+        }
+    }
+
+    /// The dots; where there are so many that they would hide the curves, some of them, the last
+    /// always.
+    fn draw_dots(&self, theme: &Theme, axis: &Axis, plot: Rect, buf: &mut Buffer) {
+        let columns = usize::from(plot.width);
+        let seen = self.dots.iter().filter_map(|(x, value, role)| {
+            let x = self.window.column(*x, columns)?;
+            Some((x, axis.row(*value, usize::from(plot.height))?, *role))
+        });
+        let seen: Vec<(usize, usize, Role)> = seen.collect();
+        let dense = seen.len() > columns / DOTS;
+        for (i, (x, y, role)) in seen.iter().enumerate() {
+            let next = seen[i + 1..].iter().find(|(_, _, r)| r == role);
+            // Every so many columns one, wherever the window begins.
+            let kept = x / DOTS != next.map_or(usize::MAX, |(x, ..)| x / DOTS);
+            if !dense || kept {
+                put(buf, plot, *x, *y, theme.glyphs.eval, theme, *role);
+            }
         }
     }
 

@@ -31,6 +31,7 @@ words! {
     leave_it: "leave it", "不启动";
 
     prompt_title: "a prompt to sample", "要采样的提示词";
+    acts_at_once: "a change acts at once", "更改立即生效";
     set_it: "set", "设定";
     keep_it: "keep", "保留";
     show_it: "show or hide", "显示或隐藏";
@@ -78,8 +79,9 @@ sentences! {
     no_runner_of(run): "No runner of {run} is alive.", "{run} 没有运行进程。";
     start_question(what, from): "{what} Start its runner again? {from}", "{what}重新启动运行进程吗？{from}";
 
-    value_now(value, source): "now {value} ({source})", "当前 {value}（{source}）";
+    value_now(value, source): "{value} at present ({source})", "当前 {value}（{source}）";
     needs_new_run(key, open): "{key} needs a new run; {open} opens the config file", "{key} 需要新的运行；按 {open} 打开配置文件";
+    nothing_compared(key): "{key} shows other runs to align", "按 {key} 显示其他运行后再对齐";
     too_many_runs(n): "{n} other runs are shown already", "已显示 {n} 个其他运行";
     copied(bytes): "copied {bytes} bytes", "已复制 {bytes} 字节";
     not_copied(why): "not copied: {why}", "未复制：{why}";

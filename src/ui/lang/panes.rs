@@ -57,6 +57,9 @@ words! {
     applies_checkpoint: "ckpt", "检查点";
     applies_restart: "restart", "重启";
 
+    source_default: "default", "默认";
+    source_base: "from the base", "取自基座";
+
     not_read: "not read yet", "尚未读取";
     records: "records", "记录";
     format: "format", "格式";
@@ -94,6 +97,7 @@ sentences! {
     percent_of_cores(percent, cores): "{percent} % of {cores}", "{percent} % / {cores} 核";
     cores(n): "{n} cores", "{n} 核";
     bytes_left(bytes): "{bytes} left", "剩余 {bytes}";
+    source_line(n): "line {n}", "第 {n} 行";
     train_records(n): "{n} train", "训练 {n}";
     train_and_held_out(train, eval): "{train} train, {eval} held out", "训练 {train}，留出 {eval}";
     tokens_trained(tokens, share): "{tokens}, {share} % trained on", "{tokens}，{share} % 参与训练";
@@ -111,6 +115,16 @@ sentences! {
 }
 
 impl Lang {
+    /// Where a value of the config comes from, as the runner says it: "line 3", "default", ...
+    pub fn config_source(self, source: &str) -> String {
+        match (source, source.strip_prefix("line ")) {
+            (_, Some(line)) => self.source_line(line),
+            ("default", _) => self.source_default().to_owned(),
+            ("from the base", _) => self.source_base().to_owned(),
+            _ => source.to_owned(),
+        }
+    }
+
     pub fn checkpoint_reason(self, reason: CheckpointReason) -> &'static str {
         match reason {
             CheckpointReason::Scheduled => self.reason_scheduled(),

@@ -72,10 +72,10 @@ pub fn edit(
             .collect(),
         (None, Some(entry)) => {
             let when = match entry.applies.as_str() {
-                "live" => lang.change_now(),
+                "live" => lang.acts_at_once(),
                 _ => lang.change_checkpoint(),
             };
-            let now = lang.value_now(&entry.value, &entry.source);
+            let now = lang.value_now(&entry.value, lang.config_source(&entry.source));
             wrap(
                 &format!("{now} {} {when}", theme.glyphs.separator),
                 usize::from(columns),

@@ -30,17 +30,14 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     if shown.is_empty() {
         return empty(theme, app.lang.nothing_matches());
     }
-    let widest = |f: fn(&ConfigEntry) -> &str, most: usize| {
-        shown
-            .iter()
-            .map(|e| text::width(f(e)))
-            .max()
-            .unwrap_or(0)
-            .min(most)
+    let source = |e: &ConfigEntry| app.lang.config_source(&e.source);
+    let widest = |width: &dyn Fn(&ConfigEntry) -> usize, most: usize| {
+        let widest = shown.iter().map(|e| width(e)).max().unwrap_or(0);
+        widest.min(most)
     };
-    let keys = widest(|e| &e.key, columns * 2 / 5);
+    let keys = widest(&|e| text::width(&e.key), columns * 2 / 5);
     let sources = if columns >= 54 {
-        widest(|e| &e.source, columns / 4)
+        widest(&|e| text::width(&source(e)), columns / 4)
     } else {
         0
     };
@@ -69,7 +66,7 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             ];
             if sources > 0 {
                 spans.push(Span::styled(
-                    pad(&truncate(&e.source, sources, ellipsis), sources + 2),
+                    pad(&truncate(&source(e), sources, ellipsis), sources + 2),
                     theme[if default { Role::Faint } else { Role::Muted }],
                 ));
             }

@@ -235,15 +235,20 @@ fn settings(app: &App, theme: &Theme) -> Vec<Segment> {
 fn runs_legend(app: &App, theme: &Theme) -> Vec<Segment> {
     let word = app.others.align.word(app.lang);
     let mut segments = vec![vec![Span::styled(word, theme[Role::Accent])]];
-    segments.extend(runs(app).into_iter().rev().map(|(run, role)| {
-        let rule = theme.glyphs.rule_focus.repeat(2);
+    let runs = runs(app);
+    // Of many runs the names matter more than the numbers.
+    let few = runs.len() <= 2;
+    segments.extend(runs.into_iter().rev().map(|(run, role)| {
         let name = text::truncate(&run.run, 20, theme.glyphs.ellipsis);
-        let loss = text::number(run.loss.last().map_or(f64::NAN, |l| l.1));
-        vec![
-            Span::styled(format!("{rule} "), theme[role]),
-            Span::styled(name, theme[Role::Text]),
-            Span::styled(format!(" {loss}"), theme[Role::Muted]),
-        ]
+        let mut segment = vec![
+            Span::styled(theme.glyphs.rule_focus, theme[role]),
+            Span::styled(format!(" {name}"), theme[Role::Text]),
+        ];
+        if few {
+            let loss = text::number(run.loss.last().map_or(f64::NAN, |l| l.1));
+            segment.push(Span::styled(format!(" {loss}"), theme[Role::Muted]));
+        }
+        segment
     }));
     segments
 }

@@ -1,0 +1,171 @@
+//! Attention against finite differences and its composed form.
+
+use super::super::finite_differences::{check, numbers};
+use super::super::to_vec;
+use super::*;
+
+const HEADS: Heads = Heads {
+    queries: 4,
+    keys: 2,
+    size: 6,
+};
+
+fn span(queries: Range<usize>, keys: Range<usize>) -> Span {
+    Span { queries, keys }
+}
+
+#[test]
+fn gradients_of_attention_are_its_slopes_for_rows_of_other_lengths() {
+    let spans = Arc::new(vec![span(0..3, 0..3), span(3..8, 3..8)]);
+    let inputs = [
+        numbers(1, &[8, 24]),
+        numbers(2, &[8, 12]),
+        numbers(3, &[8, 12]),
+    ];
+    check("attention", &inputs, |tape, t| {
+        attention(tape, &t[0], &t[1], &t[2], &spans, HEADS, None)
+    });
+}
+
+#[test]
+fn gradients_hold_across_query_chunks() {
+    let heads = Heads {
+        queries: 2,
+        keys: 1,
+        size: 2,
+    };
+    let count = CHUNK + 3;
+    let spans = Arc::new(vec![span(0..count, 0..count)]);
+    let inputs = [
+        numbers(1, &[count, 4]),
+        numbers(2, &[count, 2]),
+        numbers(3, &[count, 2]),
+    ];
+    check("attention", &inputs, |tape, t| {
+        attention(tape, &t[0], &t[1], &t[2], &spans, heads, None)
+    });
+}
+
+#[test]
+fn fused_attention_is_the_composed_one() {
+    let count = 5 * CHUNK + 7;
+    let spans = Arc::new(vec![span(0..2, 0..2), span(2..count, 2..count)]);
+    let inputs = [
+        numbers(1, &[count, 24]),
+        numbers(2, &[count, 12]),
+        numbers(3, &[count, 12]),
+    ];
+    let [q, k, v] = &inputs;
+    let fused = to_vec(&attention(&Tape::off(), q, k, v, &spans, HEADS, None).unwrap()).unwrap();
+    let plain = to_vec(&composed(q, k, v, &spans, HEADS, None).unwrap()).unwrap();
+    for (a, b) in fused.iter().zip(&plain) {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+}
+
+#[test]
+fn queries_after_a_cache_see_what_they_would_see_in_one_pass() {
+    let (q, k, v) = (
+        numbers(1, &[7, 24]),
+        numbers(2, &[7, 12]),
+        numbers(3, &[7, 12]),
+    );
+    let whole = attention(
+        &Tape::off(),
+        &q,
+        &k,
+        &v,
+        &Arc::new(vec![span(0..7, 0..7)]),
+        HEADS,
+        None,
+    )
+    .unwrap();
+    let last = q.narrow(0, 5, 2).unwrap();
+    let step = attention(
+        &Tape::off(),
+        &last,
+        &k,
+        &v,
+        &Arc::new(vec![span(0..2, 0..7)]),
+        HEADS,
+        None,
+    )
+    .unwrap();
+    assert_eq!(
+        to_vec(&whole.narrow(0, 5, 2).unwrap()).unwrap(),
+        to_vec(&step).unwrap()
+    );
+}
+
+#[test]
+fn gradients_of_windowed_attention_are_its_slopes_also_across_chunks() {
+    let heads = Heads {
+        queries: 2,
+        keys: 1,
+        size: 2,
+    };
+    let count = CHUNK + 5;
+    let spans = Arc::new(vec![span(0..3, 0..3), span(3..count, 3..count)]);
+    let inputs = [
+        numbers(1, &[count, 4]),
+        numbers(2, &[count, 2]),
+        numbers(3, &[count, 2]),
+    ];
+    for window in [2, 4, CHUNK + 1] {
+        check("attention", &inputs, |tape, t| {
+            attention(tape, &t[0], &t[1], &t[2], &spans, heads, Some(window))
+        });
+    }
+}
+
+/// A query of a window of w gives what it gives when it is the last of w tokens.
+#[test]
+fn a_window_hides_all_but_the_tokens_in_it() {
+    let (count, window) = (3 * CHUNK, 7);
+    let (q, k, v) = (
+        numbers(1, &[count, 24]),
+        numbers(2, &[count, 12]),
+        numbers(3, &[count, 12]),
+    );
+    let spans = Arc::new(vec![span(0..count, 0..count)]);
+    let y = attention(&Tape::off(), &q, &k, &v, &spans, HEADS, Some(window)).unwrap();
+    let plain = composed(&q, &k, &v, &spans, HEADS, Some(window)).unwrap();
+    for i in [0, 3, 6, 7, CHUNK - 1, CHUNK, CHUNK + 6, count - 1] {
+        let first = (i + 1usize).saturating_sub(window);
+        let part = |t: &Tensor| t.narrow(0, first, i + 1 - first).unwrap();
+        let alone = attention(
+            &Tape::off(),
+            &q.narrow(0, i, 1).unwrap(),
+            &part(&k),
+            &part(&v),
+            &Arc::new(vec![span(0..1, 0..i + 1 - first)]),
+            HEADS,
+            None,
+        )
+        .unwrap();
+        let alone = to_vec(&alone).unwrap();
+        for whole in [&y, &plain] {
+            let row = to_vec(&whole.narrow(0, i, 1).unwrap()).unwrap();
+            for (a, b) in row.iter().zip(&alone) {
+                assert!((a - b).abs() < 1e-5, "query {i}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn windowed_queries_after_a_cache_see_what_they_would_see_in_one_pass() {
+    let (q, k, v) = (
+        numbers(1, &[9, 24]),
+        numbers(2, &[9, 12]),
+        numbers(3, &[9, 12]),
+    );
+    let off = Tape::off();
+    let run = |q: &Tensor, spans| attention(&off, q, &k, &v, &Arc::new(spans), HEADS, Some(3));
+    let whole = run(&q, vec![span(0..9, 0..9)]).unwrap();
+    let step = run(&q.narrow(0, 7, 2).unwrap(), vec![span(0..2, 0..9)]).unwrap();
+    let expected = to_vec(&whole.narrow(0, 7, 2).unwrap()).unwrap();
+    for (a, b) in to_vec(&step).unwrap().iter().zip(&expected) {
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+}

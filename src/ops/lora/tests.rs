@@ -1,0 +1,150 @@
+//! Adapted linears against finite differences, and the host's form against the device's.
+
+use candle_core::{DType, Device};
+
+use super::super::finite_differences::{check, numbers};
+use super::super::to_vec;
+use super::super::weight::HostWeight;
+use super::*;
+
+const DROPOUT: Dropout = Dropout {
+    seed: 1,
+    step: 2,
+    item: 3,
+    before: 0,
+    probability: 0.4,
+};
+
+fn weight(rows: usize, columns: usize) -> FrozenWeight {
+    let numbers = to_vec(&numbers(7, &[rows, columns])).unwrap();
+    let host = HostWeight::from_floats(&numbers, rows, columns).unwrap();
+    FrozenWeight::new(host, &Device::Cpu, DType::F32).unwrap()
+}
+
+fn term(a: &Tensor, b: &Tensor, dropout: Option<Dropout>) -> LoraTerm {
+    LoraTerm {
+        a: a.clone(),
+        b: b.clone(),
+        scale: 1.5,
+        strength: 1.0,
+        dropout,
+        dora: None,
+    }
+}
+
+#[test]
+fn gradients_of_a_linear_with_lora_are_its_slopes() {
+    let weight = weight(9, 6);
+    let inputs = [
+        numbers(1, &[4, 6]),
+        numbers(2, &[2, 6]),
+        numbers(3, &[9, 2]),
+        numbers(4, &[4, 9]),
+    ];
+    for dropout in [None, Some(DROPOUT)] {
+        check("lora_linear", &inputs, |tape, t| {
+            let terms = [term(&t[1], &t[2], dropout), term(&t[1], &t[2], None)];
+            lora_linear(tape, &t[0], &weight, &terms, Residual::Add(&t[3]))
+        });
+    }
+}
+
+#[test]
+fn gradient_of_a_frozen_linear_is_its_slope() {
+    let weight = weight(300, 40);
+    check("frozen_linear", &[numbers(1, &[2, 40])], |tape, t| {
+        frozen_linear(tape, &t[0], &weight)
+    });
+    check("lora_linear", &[numbers(1, &[2, 40])], |tape, t| {
+        lora_linear(tape, &t[0], &weight, &[], Residual::None)
+    });
+}
+
+/// Gradients of x, A, B and the residual, with forward and backward on the host or out of
+/// candle's operations.
+fn backward(x: &Tensor, term: &LoraTerm, weight: &FrozenWeight, host: bool) -> Vec<Vec<f32>> {
+    let backward = LinearBackward {
+        input: x.id(),
+        input_wanted: true,
+        x: Some(x.clone()),
+        weight: weight.clone(),
+        terms: vec![term.clone()],
+        residual: None,
+    };
+    let dy = numbers(8, &[4, 9]);
+    let mut gradients = Gradients::wanting(&[&term.a, &term.b]);
+    let dx = match host {
+        true => backward.on_host(&dy, &mut gradients),
+        false => backward.on_device(&dy, &mut gradients),
+    };
+    [
+        dx.unwrap(),
+        gradients.take(&term.a),
+        gradients.take(&term.b),
+    ]
+    .map(|gradient| to_vec(&gradient.unwrap()).unwrap())
+    .to_vec()
+}
+
+#[test]
+fn what_runs_on_the_host_is_what_runs_on_a_device() {
+    let weight = weight(9, 6);
+    let (x, a, b) = (
+        numbers(1, &[4, 6]),
+        numbers(2, &[2, 6]),
+        numbers(3, &[9, 2]),
+    );
+    let residual = numbers(4, &[4, 9]);
+    for dropout in [None, Some(DROPOUT)] {
+        let term = term(&a, &b, dropout);
+        let terms = std::slice::from_ref(&term);
+        let host = forward_on_host(&x, &weight, terms, Some(&residual)).unwrap();
+        let device = forward_on_device(&x, &weight, terms, Some(&residual)).unwrap();
+        let mut pairs = vec![(to_vec(&host).unwrap(), to_vec(&device).unwrap())];
+        let gradients = [true, false].map(|host| backward(&x, &term, &weight, host));
+        pairs.extend(gradients[0].clone().into_iter().zip(gradients[1].clone()));
+        for (host, device) in pairs {
+            for (a, b) in host.iter().zip(device) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_gives_the_gradients_without_the_output() {
+    let weight = weight(9, 6);
+    let (x, residual) = (numbers(1, &[4, 6]), numbers(4, &[4, 9]));
+    let (a, b) = (numbers(2, &[2, 6]), numbers(3, &[9, 2]));
+    let gradients = |residual_of: fn(&Tensor) -> Residual<'_>| {
+        let tape = Tape::recording();
+        for leaf in [&x, &a, &b, &residual] {
+            tape.want(leaf);
+        }
+        let terms = [term(&a, &b, None)];
+        let y = lora_linear(&tape, &x, &weight, &terms, residual_of(&residual)).unwrap();
+        let mut gradients = tape.pull(&y, numbers(8, &[4, 9])).unwrap();
+        [&x, &a, &b, &residual].map(|t| to_vec(&gradients.take(t).unwrap()).unwrap())
+    };
+    assert_eq!(
+        gradients(|r| Residual::Replay(r)),
+        gradients(|r| Residual::Add(r))
+    );
+}
+
+#[test]
+fn an_input_that_nobody_asks_about_costs_no_gradient() {
+    let weight = weight(9, 6);
+    let (x, a, b) = (
+        numbers(1, &[4, 6]),
+        numbers(2, &[2, 6]),
+        numbers(3, &[9, 2]),
+    );
+    let tape = Tape::recording();
+    tape.want(&a);
+    tape.want(&b);
+    let y = lora_linear(&tape, &x, &weight, &[term(&a, &b, None)], Residual::None).unwrap();
+    let mut gradients = tape.pull(&y, y.clone()).unwrap();
+    assert!(gradients.take(&x).is_none());
+    assert!(gradients.take(&a).is_some() && gradients.take(&b).is_some());
+}
