@@ -129,9 +129,13 @@ fn batch(base: &Description, data: &DataStatistics, row: u64) -> Advice<u64> {
             why: Why::Unknown,
         };
     };
-    let parameters = adapter_parameters(base);
-    let bytes =
-        |batch: u64| memory_estimate(base, parameters, batch as usize, row as usize, false).total();
+    let modules = adapted(base);
+    let one = |(_, inputs, outputs): &(String, usize, usize)| (8 * (inputs + outputs)) as u64;
+    let parameters = modules.iter().map(one).sum();
+    let bytes = |batch: u64| {
+        let (rows, row) = (batch as usize, row as usize);
+        memory_estimate(base, parameters, &modules, rows, row, false).total()
+    };
     let fits = |batch: &u64| {
         *batch <= data.train_records.max(1) && bytes(*batch) as f64 <= SAFE * available as f64
     };
