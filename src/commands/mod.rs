@@ -33,7 +33,7 @@ use crate::ui::DeckOptions;
 /// # Errors
 /// What the subcommand reports: see [`crate::error::exit_code`].
 pub fn dispatch(cli: Cli) -> Result<u8> {
-    let command = cli.command.unwrap_or_else(|| CommandLine::Home(cli.home));
+    let command = cli.command.unwrap_or(CommandLine::Home(cli.home));
     match command {
         CommandLine::Home(args) => home::run(args),
         CommandLine::New(args) => new::run(args),

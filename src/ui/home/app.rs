@@ -107,7 +107,7 @@ impl Section {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Dialog {
     Help,
-    Delete(RunLine),
+    Delete(Box<RunLine>),
     /// What to do with a config that passes its checks, with a choice selected.
     Start {
         config: PathBuf,
@@ -680,7 +680,7 @@ impl Home {
                 if run.alive {
                     self.toast(false, self.lang.delete_live());
                 } else {
-                    self.dialog = Some(Dialog::Delete(run));
+                    self.dialog = Some(Dialog::Delete(Box::new(run)));
                 }
             }
             KeyCode::Char('e') => return run.config.map(Action::Edit).into_iter().collect(),

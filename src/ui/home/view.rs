@@ -76,6 +76,9 @@ pub(super) fn titled(
     }
 }
 
+/// A key and what it does.
+type Hint = (&'static str, &'static str);
+
 /// The row at the bottom: what the keys do here, or the filter being typed.
 fn footer(home: &Home, area: Rect, buf: &mut Buffer) {
     let (theme, lang) = (&home.theme, home.lang);
@@ -90,7 +93,7 @@ fn footer(home: &Home, area: Rect, buf: &mut Buffer) {
         buf.set_line(area.x + 1, y, &line, area.width.saturating_sub(2));
         return;
     }
-    let (hints, fixed): (Vec<(&str, &str)>, Vec<(&str, &str)>) = match &home.page {
+    let (hints, fixed): (Vec<Hint>, Vec<Hint>) = match &home.page {
         Page::Form(_) => (vec![("", lang.form_hint())], vec![("Esc", lang.key_back())]),
         Page::Compare(_) => (
             vec![("a", lang.key_align()), ("L", lang.key_log_scale())],
@@ -123,7 +126,7 @@ fn hint(theme: &Theme, key: &str, word: &str, x: u16, y: u16, buf: &mut Buffer) 
     buf.set_string(x + width(key) as u16 + 1, y, word, theme[Role::Muted]);
 }
 
-fn list_hints(home: &Home) -> Vec<(&'static str, &'static str)> {
+fn list_hints(home: &Home) -> Vec<Hint> {
     let lang = home.lang;
     let mut hints = match home.section {
         Section::Runs if home.run().is_some() => vec![
