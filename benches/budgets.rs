@@ -62,7 +62,7 @@ impl Table {
 
     fn most(&mut self, what: &str, value: f64, budget: f64, unit: &str) {
         let shown = |v: f64| match v {
-            v if v == 0.0 => format!("0 {unit}"),
+            0.0 => format!("0 {unit}"),
             v if v < 10.0 => format!("{v:.2} {unit}"),
             v => format!("{v:.0} {unit}"),
         };
@@ -133,12 +133,15 @@ impl Scratch {
     }
 }
 
+/// What was written, with its times.
+type Output = Arc<Mutex<Vec<(Instant, Vec<u8>)>>>;
+
 /// The deck in a pseudo-terminal; what it writes is kept with its time.
 struct Deck {
     child: Box<dyn Child + Send + Sync>,
     master: Option<Box<dyn MasterPty + Send>>,
     writer: Option<Box<dyn Write + Send>>,
-    output: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+    output: Output,
     let_go: Arc<AtomicBool>,
     times: PathBuf,
     opened: Instant,
@@ -167,7 +170,7 @@ impl Deck {
         let opened = Instant::now();
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
-        let output = Arc::new(Mutex::new(Vec::new()));
+        let output = Output::default();
         let let_go = Arc::new(AtomicBool::new(false));
         let mut reader = pair.master.try_clone_reader().unwrap();
         let (kept, gone) = (output.clone(), let_go.clone());
