@@ -88,6 +88,13 @@ pub(super) fn popup(
 
 fn blank(theme: &Theme, area: Rect, buf: &mut Buffer) {
     for y in area.y..area.bottom() {
+        // A wide character whose second half lies under the area would swallow its border.
+        if let Some(x) = area.x.checked_sub(1)
+            && let Some(cell) = buf.cell_mut((x, y))
+            && width(cell.symbol()) > 1
+        {
+            cell.set_symbol(" ");
+        }
         for x in area.x..area.right() {
             if let Some(cell) = buf.cell_mut((x, y)) {
                 cell.reset();
