@@ -550,7 +550,7 @@ fn step_time(table: &mut Table, rounds: usize) {
     let (mut none, mut more) = (Vec::new(), [Vec::new(), Vec::new()]);
     for _ in 0..rounds {
         // Each against the same run just before and after, without a deck.
-        let mut bare = || percentile(&mut steps_between(4), 0.5);
+        let bare = || percentile(&mut steps_between(4), 0.5);
         let mut before = bare();
         none.push(before);
         for (at, decks) in [1, 5].into_iter().enumerate() {
