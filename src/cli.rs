@@ -6,14 +6,27 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Fine-tunes LoRA adapters from one YAML file; watch and steer the run from a terminal.
 #[derive(Debug, Parser)]
-#[command(version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(
+    version,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     #[command(subcommand)]
-    pub command: CommandLine,
+    pub command: Option<CommandLine>,
+    /// Without a subcommand: home.
+    #[command(flatten)]
+    pub home: HomeArgs,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum CommandLine {
+    /// Home: the runs, the configs, the queue (the default)
+    Home(HomeArgs),
+    /// Write the config of a new run with a guided form
+    New(NewArgs),
+    /// Run configs one after another
+    Queue(QueueArgs),
     /// Start a run (or resume it) and attach the deck
     Train(TrainArgs),
     /// Open the deck on a run, here or on another machine
@@ -40,6 +53,11 @@ pub enum CommandLine {
     Generate(GenerateArgs),
     /// Talk with a base and adapters
     Chat(ChatArgs),
+    /// What this machine and this terminal can do
+    Doctor(DoctorArgs),
+    /// The process that works through a queue; started by `queue` and by home
+    #[command(hide = true)]
+    QueueWorker(QueueWorkerArgs),
     /// The runner process itself; started by `train`
     #[command(hide = true)]
     Runner(RunnerArgs),
@@ -63,6 +81,64 @@ pub struct LookArgs {
     /// Ring the terminal's bell at alerts and at the end
     #[arg(long)]
     pub bell: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct HomeArgs {
+    /// The folder that the runs lie in
+    #[arg(long, value_name = "DIR", default_value = "output")]
+    pub runs: PathBuf,
+    #[command(flatten)]
+    pub look: LookArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct NewArgs {
+    /// The base: a Hugging Face folder, a GGUF file or builtin:tiny-llama
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<String>,
+    /// The training data: a file or a folder
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<String>,
+    /// Write what is suggested, without the form
+    #[arg(long)]
+    pub yes: bool,
+    /// Where to write (default: configs/ and the data's name; -: stdout); with --yes
+    #[arg(long, value_name = "FILE", requires = "yes")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub look: LookArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct QueueArgs {
+    /// YAML files, in the order of their turns; none: go on with what waits
+    #[arg(value_name = "CONFIG")]
+    pub configs: Vec<PathBuf>,
+    /// Set a config key of all of them, over the file's value; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The folder of runs that the queue belongs to
+    #[arg(long, value_name = "DIR", default_value = "output")]
+    pub runs: PathBuf,
+    /// Return at once; the queue goes on by itself
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub look: LookArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct QueueWorkerArgs {
+    /// The folder of runs
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// One JSON array
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use loradeck::protocol::VERSION;
 use program::{Scratch, alive, kill, text};
 use serde_json::{Value, json};
 
@@ -183,7 +184,7 @@ fn every_watcher_sees_every_acknowledgement_and_a_broken_line_hurts_nobody() {
     let mut watchers: Vec<_> = (0..3)
         .map(|i| {
             let mut stream = socket(&scratch);
-            let hello = json!({"type": "hello", "version": 1, "sender": format!("test {i}"), "watch": true});
+            let hello = json!({"type": "hello", "version": VERSION, "sender": format!("test {i}"), "watch": true});
             writeln!(stream, "{hello}").unwrap();
             (stream.try_clone().unwrap(), BufReader::new(stream))
         })

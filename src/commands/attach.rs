@@ -1,17 +1,19 @@
 //! `loradeck attach`: the deck on a run, live or ended, here or on another machine.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::{deck_options, home};
 use crate::cli::AttachArgs;
 use crate::error::input_error;
 use crate::printable::say;
 use crate::run::folder::{RunFolder, live_runner};
 use crate::run::link::{Place, SCHEME, SshAddress};
 use crate::run::status::find_run;
-use crate::ui::{self, DeckOptions, Leave};
+use crate::ui::home::Open;
+use crate::ui::{self, Leave};
 
 pub fn run(args: AttachArgs) -> Result<u8> {
     let place = match args.run {
@@ -26,14 +28,10 @@ pub fn run(args: AttachArgs) -> Result<u8> {
             "the deck needs a terminal; `loradeck status` prints where the run stands",
         ));
     }
-    let leave = ui::deck(DeckOptions {
-        place: place.clone(),
-        readonly: args.readonly,
-        theme: args.look.theme,
-        lang: args.look.lang,
-        keymap: args.look.keymap,
-        bell: args.look.bell,
-    })?;
+    let leave = ui::deck(deck_options(place.clone(), args.readonly, &args.look))?;
+    if leave == Leave::Home {
+        return home::open(PathBuf::from("output"), args.look, Open::Runs);
+    }
     match place {
         Place::Folder(path) => {
             if let Some(pid) = live_runner(&RunFolder::new(&path)) {

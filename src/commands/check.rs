@@ -1,6 +1,6 @@
 //! `loradeck check`.
 
-mod examine;
+pub(super) mod examine;
 mod json;
 mod text;
 mod trial;

@@ -7,10 +7,14 @@ pub mod bridge;
 pub mod chat;
 pub mod check;
 pub mod combine;
+pub mod doctor;
 pub mod export;
 pub mod generate;
+pub mod home;
 pub mod inspect;
 pub mod merge;
+pub mod new;
+pub mod queue;
 pub mod replay;
 pub mod runner;
 mod scratch;
@@ -20,14 +24,22 @@ pub mod train;
 
 use anyhow::Result;
 
-use crate::cli::{Cli, CommandLine};
+use crate::cli::{Cli, CommandLine, LookArgs};
+use crate::run::link::Place;
+use crate::ui::DeckOptions;
 
 /// Runs the chosen subcommand; the value is the process's exit code.
 ///
 /// # Errors
 /// What the subcommand reports: see [`crate::error::exit_code`].
 pub fn dispatch(cli: Cli) -> Result<u8> {
-    match cli.command {
+    let command = cli.command.unwrap_or(CommandLine::Home(cli.home));
+    match command {
+        CommandLine::Home(args) => home::run(args),
+        CommandLine::New(args) => new::run(args),
+        CommandLine::Queue(args) => queue::run(args),
+        CommandLine::QueueWorker(args) => queue::work(args),
+        CommandLine::Doctor(args) => doctor::run(args),
         CommandLine::Train(args) => train::run(args),
         CommandLine::Attach(args) => attach::run(args),
         CommandLine::Replay(args) => replay::run(args),
@@ -43,6 +55,18 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Generate(args) => generate::run(args),
         CommandLine::Runner(args) => runner::run(args),
         CommandLine::Bridge(args) => bridge::run(args),
+    }
+}
+
+/// What a deck is opened with.
+fn deck_options(place: Place, readonly: bool, look: &LookArgs) -> DeckOptions {
+    DeckOptions {
+        place,
+        readonly,
+        theme: look.theme.clone(),
+        lang: look.lang.clone(),
+        keymap: look.keymap.clone(),
+        bell: look.bell,
     }
 }
 

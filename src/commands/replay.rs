@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
+use super::deck_options;
 use crate::cli::ReplayArgs;
 use crate::error::input_error;
 use crate::run::link::Place;
 use crate::run::status::find_run;
-use crate::ui::{self, DeckOptions};
+use crate::ui;
 
 pub fn run(args: ReplayArgs) -> Result<u8> {
     if !(args.speed.is_finite() && args.speed > 0.0) {
@@ -16,16 +17,13 @@ pub fn run(args: ReplayArgs) -> Result<u8> {
         )));
     }
     let folder = find_run(args.run.as_deref())?;
-    ui::deck(DeckOptions {
-        place: Place::Replay {
+    ui::deck(deck_options(
+        Place::Replay {
             folder: folder.root().to_owned(),
             speed: args.speed,
         },
-        readonly: false,
-        theme: args.look.theme,
-        lang: args.look.lang,
-        keymap: args.look.keymap,
-        bell: args.look.bell,
-    })?;
+        false,
+        &args.look,
+    ))?;
     Ok(0)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::{deck_options, home};
 use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
@@ -19,7 +20,8 @@ use crate::run::start::{self, Request};
 use crate::run::status::load_state;
 use crate::run::{headless, logind};
 use crate::train::train;
-use crate::ui::{self, DeckOptions, Leave};
+use crate::ui::home::Open;
+use crate::ui::{self, Leave};
 
 /// How long a runner may take to end after its last event.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -73,14 +75,14 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         say(&format!("`loradeck attach {path}` opens it"));
         return Ok(0);
     }
-    let leave = ui::deck(DeckOptions {
-        place: Place::Folder(folder.root().to_owned()),
-        readonly: false,
-        theme: args.look.theme,
-        lang: args.look.lang,
-        keymap: args.look.keymap,
-        bell: args.look.bell,
-    })?;
+    let leave = ui::deck(deck_options(
+        Place::Folder(folder.root().to_owned()),
+        false,
+        &args.look,
+    ))?;
+    if leave == Leave::Home {
+        return home::open(PathBuf::from("output"), args.look, Open::Runs);
+    }
     after_deck(&folder, child, leave)
 }
 
@@ -97,7 +99,7 @@ fn load(args: &TrainArgs) -> Result<LoadedConfig> {
     }
 }
 
-/// Says whether the run goes on or how it ended; its exit code is this command's.
+/// Says whether the run goes on; its exit code is this command's. How it ended the deck has told.
 fn after_deck(folder: &RunFolder, mut child: Child, leave: Leave) -> Result<u8> {
     if leave == Leave::RunEnded {
         let until = Instant::now() + END_PATIENCE;
@@ -113,8 +115,10 @@ fn after_deck(folder: &RunFolder, mut child: Child, leave: Leave) -> Result<u8> 
         ));
         return Ok(0);
     }
-    for line in headless::ending(&load_state(folder)?) {
-        say(&line);
+    if leave == Leave::Detached {
+        for line in headless::ending(&load_state(folder)?) {
+            say(&line);
+        }
     }
     Ok(RunInfo::read(folder)
         .and_then(|info| info.ended)

@@ -238,6 +238,29 @@ fn segments(record: &Record, tokenizer: &Tokenizer) -> Vec<RecordSegment> {
     segments
 }
 
+/// The first question of the training data, on one line and not too long: something to sample.
+/// `None` where the data asks none, or cannot be read.
+pub fn first_question(train_data_dir: &std::path::Path) -> Option<String> {
+    let found = files::find(train_data_dir).ok()?;
+    let (name, path) = found.files.first()?;
+    let records = files::read(name, path).ok()?;
+    records
+        .iter()
+        .filter_map(|record| match formats::parse(&record.raw).ok()?.1 {
+            formats::Content::Chat(messages) => messages
+                .into_iter()
+                .find(|m| m.role == formats::Role::User)
+                .map(|m| m.content),
+            formats::Content::Instruction {
+                instruction, input, ..
+            } if input.is_empty() => Some(instruction),
+            formats::Content::Completion { prompt, .. } => Some(prompt),
+            _ => None,
+        })
+        .map(|text| text.trim().to_owned())
+        .find(|text| !text.is_empty() && text.chars().count() <= 160 && !text.contains('\n'))
+}
+
 /// A conversation as text, ready for the assistant's next turn: through the chat template
 /// (`template` replaces the tokenizer's own), or, where there is none, in the plain form that
 /// training gives it.

@@ -320,8 +320,12 @@ impl Worker {
     }
 
     fn flush(&mut self) {
+        let segment = self.log.segment();
         let result = self.log.flush();
-        let _ = self.report(result);
+        if self.report(result).is_ok() && self.log.segment() != segment {
+            // So that a killed run's log is never read from further back.
+            self.log.keep_fold(&self.state);
+        }
     }
 
     /// Notes how a write went; says so in the log when that has changed.
@@ -363,5 +367,6 @@ impl Worker {
             }
             thread::sleep(FLUSH_EVERY);
         }
+        self.log.keep_fold(&self.state);
     }
 }

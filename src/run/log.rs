@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::protocol::RunState;
 
 use super::segments::{Gaps, fold, is_event, segment_name, segments};
+use super::snapshot;
 
 /// Size at which a new segment begins.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -54,7 +55,7 @@ impl EventLog {
         let mut file = open_segment(&path).with_context(opening)?;
         let cut = cut_torn_end(&mut file).with_context(opening)?;
         let synced = file.metadata().with_context(opening)?.len();
-        let mut state = RunState::default();
+        let mut state = snapshot::start(folder);
         let gaps = fold(folder, &mut state)?;
         let log = EventLog {
             folder: folder.to_owned(),
@@ -77,6 +78,16 @@ impl EventLog {
     pub fn append(&mut self, line: &[u8]) {
         self.pending.extend_from_slice(line);
         self.pending.push(b'\n');
+    }
+
+    /// Number of the segment being written.
+    pub fn segment(&self) -> u32 {
+        self.number
+    }
+
+    /// Keeps the fold of every line that was flushed. It is a cache: failing costs time only.
+    pub fn keep_fold(&self, state: &RunState) {
+        let _ = snapshot::write(&self.folder, state);
     }
 
     pub fn is_flushed(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The runner process, the run folder, the event log, the control socket and the link to it.
 //!
 //! - `folder`: paths, `run.json`, the lock
-//! - `segments`, `log`: reading and writing `events.*.jsonl`
+//! - `segments`, `log`, `snapshot`: reading and writing `events.*.jsonl`, and their fold kept
 //! - `hub`: the thread that numbers, writes, folds and hands on events
 //! - `socket`, `outbox`, `server`: the control socket's serving end
 //! - `control`: the way to the trainer
@@ -35,7 +35,8 @@ mod sampler;
 mod segments;
 mod server;
 pub mod signals;
-mod socket;
+mod snapshot;
+pub mod socket;
 pub mod start;
 pub mod status;
 mod store;

@@ -79,6 +79,21 @@ fn places() -> Vec<PathBuf> {
     places
 }
 
+/// The folder in which a socket can be made now, for `doctor`.
+///
+/// # Errors
+/// Why there is none.
+pub fn place() -> Result<PathBuf> {
+    let mut why = Vec::new();
+    for folder in places() {
+        match private_folder(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(e) => why.push(format!("{e:#}")),
+        }
+    }
+    Err(anyhow!("no place for control sockets: {}", why.join("; ")))
+}
+
 fn bind_in(folder: &Path, name: &str) -> Result<Socket> {
     let path = folder.join(name);
     if path.as_os_str().len() > PATH_BYTES {

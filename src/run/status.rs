@@ -13,6 +13,7 @@ use super::client::Client;
 use super::folder::{RunFolder, RunInfo, live_runner};
 use super::headless::duration;
 use super::segments::fold;
+use super::snapshot;
 
 /// Error of a run whose log ends in a live phase while nobody holds its lock.
 pub const RUNNER_GONE: &str = "runner gone";
@@ -22,16 +23,44 @@ pub const RUNNER_GONE: &str = "runner gone";
 /// # Errors
 /// The log cannot be read.
 pub fn load_state(folder: &RunFolder) -> Result<RunState> {
-    let mut state = RunState::default();
-    // Looked at first: a runner that ends in between has written its last event.
-    let alive = live_runner(folder);
-    fold(folder.root(), &mut state)?;
-    if alive.is_none() && !state.phase.is_end() {
+    Watched::new().look(folder)
+}
+
+/// A run that is looked at again and again: only what is new in its log is read.
+#[derive(Default)]
+pub struct Watched {
+    state: RunState,
+    begun: bool,
+}
+
+impl Watched {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state as it is now, as [`load_state`] has it.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn look(&mut self, folder: &RunFolder) -> Result<RunState> {
+        if !self.begun || !snapshot::is_of(folder.root(), &self.state) {
+            self.state = snapshot::start(folder.root());
+            self.begun = true;
+        }
+        // Looked at first: a runner that ends in between has written its last event.
+        let alive = live_runner(folder);
+        fold(folder.root(), &mut self.state)?;
+        Ok(with_its_runner(self.state.clone(), alive.is_some()))
+    }
+}
+
+fn with_its_runner(mut state: RunState, alive: bool) -> RunState {
+    if !alive && !state.phase.is_end() {
         state.phase = PhaseName::Failed;
         state.phase_detail = String::new();
         state.error = Some(RUNNER_GONE.to_owned());
     }
-    Ok(state)
+    state
 }
 
 /// The state of a run, from its runner or else from its folder.

@@ -62,7 +62,7 @@ pub fn edit(
 }
 
 /// `$VISUAL`, `$EDITOR` or `vi`, which may have arguments.
-fn start(path: &Path) -> std::io::Result<Child> {
+pub(super) fn start(path: &Path) -> std::io::Result<Child> {
     let editor = ["VISUAL", "EDITOR"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|v| !v.trim().is_empty()))

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 
 use super::app::{Action, App, Msg};
+use super::draw_times::DrawTimes;
 use super::pace::{Pace, Urgency};
 use super::screen::Screen;
 use super::terminal::{Guard, was_restored};
@@ -80,6 +81,7 @@ pub fn run<W: Write>(
     // The first frame shows at once that the deck is there.
     let mut changed = Some(Urgency::Key);
     let mut next_tick = now() + TICK;
+    let mut times = DrawTimes::new();
     loop {
         let mut time = now();
         if was_restored() {
@@ -93,6 +95,7 @@ pub fn run<W: Write>(
                 view::draw(app, &app.theme, area, buf);
             });
             let Ok(bytes) = drawn else { return Ok(()) };
+            times.note(now() - time);
             time = now();
             pace.drew(time, bytes, urgency, app.quiet());
             changed = None;

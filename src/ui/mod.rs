@@ -4,16 +4,20 @@
 //! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
 //! - [`line`], [`diff`], [`yank`]: a line being typed, texts compared, the clipboard
 //! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
+//! - [`home`]: the screen before a run's deck
 //! - [`lang`]: every text of the interface, in every language
+//! - [`summary`]: what stays on the terminal
 //! - [`keymap`]: the one table of keys
 //! - [`event_loop`], [`pace`], [`screen`], [`encode`], [`terminal`]: when a frame is drawn, and onto what
 
 pub mod app;
 pub mod chart;
 pub mod diff;
+mod draw_times;
 mod editor;
 pub mod encode;
 pub mod event_loop;
+pub mod home;
 pub mod keymap;
 pub mod lang;
 pub mod layout;
@@ -22,13 +26,14 @@ pub mod overlays;
 pub mod pace;
 pub mod panes;
 pub mod screen;
+pub mod summary;
 pub mod terminal;
 pub mod text;
 pub mod theme;
 pub mod view;
 pub mod yank;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
@@ -38,7 +43,7 @@ use self::app::{App, Msg, Setup};
 use self::keymap::Keymap;
 use self::lang::Lang;
 use self::screen::Screen;
-use self::terminal::{Guard, Watchers};
+use self::terminal::{Guard, Tty, Watchers};
 use self::theme::{Capabilities, Catalogue};
 use crate::error::input_error;
 use crate::run::link::{Link, Place};
@@ -69,6 +74,21 @@ pub enum Leave {
     Detached,
     /// The run had ended.
     RunEnded,
+    /// `r`: to home.
+    Home,
+}
+
+/// Whether the terminal is gone or a signal has asked for the end: no screen may follow.
+pub fn is_over() -> bool {
+    terminal::is_over()
+}
+
+/// Columns and rows of this process's terminal.
+///
+/// # Errors
+/// There is none.
+pub fn terminal_size() -> io::Result<(u16, u16)> {
+    crossterm::terminal::size()
 }
 
 /// Opens the deck on a run and blocks until it is left. The terminal is restored on every exit.
@@ -82,10 +102,7 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         ));
     }
     let (capabilities, folders) = (Capabilities::detect(), theme_folders());
-    let wanted = options
-        .theme
-        .clone()
-        .or_else(|| light_terminal().then(|| "light".to_owned()));
+    let wanted = theme_wanted(options.theme.as_deref()).map(str::to_owned);
     let themes = Catalogue::open(capabilities, &folders, wanted.as_deref());
     let (keymap, problems) = read_keymap(options.keymap.as_deref());
     let (messages, received) = sync_channel(WAITING);
@@ -109,19 +126,36 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
     };
     let mut app = App::new(size, event_loop::now(), setup);
     let guard = Guard::enter().context("cannot set up the terminal")?;
-    let watchers = Watchers::start(&messages).context("cannot watch the terminal")?;
+    let themes_to = messages.clone();
+    let watchers = Watchers::start(move |tty| {
+        let message = match tty {
+            Tty::Input(input) => Msg::Input(input),
+            Tty::Continued => Msg::Continued,
+            Tty::End => Msg::End,
+        };
+        messages.send(message).is_ok()
+    })
+    .context("cannot watch the terminal")?;
     watchers
-        .watch_themes(&messages, capabilities, folders, wanted)
+        .watch_themes(themes_to, capabilities, folders, wanted)
         .context("cannot watch the themes")?;
-    drop(messages);
     let mut screen = Screen::new(io::stdout());
     let left = event_loop::run(&mut app, &received, &link, &guard, &mut screen);
-    drop(watchers);
     // Whoever waits to send must not wait for ever.
     drop(received);
+    drop(watchers);
     drop(guard);
     left?;
-    Ok(if app.state.phase.is_end() {
+    let ended = app.state.phase.is_end() && !app.live();
+    if ended && !app.to_home && !is_over() {
+        for line in summary::lines(&app) {
+            // A terminal that goes away now takes nothing with it.
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+    }
+    Ok(if app.to_home {
+        Leave::Home
+    } else if app.state.phase.is_end() {
         Leave::RunEnded
     } else {
         Leave::Detached
@@ -160,6 +194,11 @@ fn read_keymap(asked: Option<&Path>) -> (Keymap, Vec<String>) {
             (Keymap::default(), vec![problem])
         }
     }
+}
+
+/// The theme asked for, else the one for the terminal's own background.
+fn theme_wanted(asked: Option<&str>) -> Option<&str> {
+    asked.or_else(|| light_terminal().then_some("light"))
 }
 
 /// Some terminals tell their colours as `COLORFGBG=foreground;background`; 7 and 15 are white.

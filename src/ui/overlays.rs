@@ -42,11 +42,22 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         Some(Overlay::Stop { selected }) => stop(app, theme, *selected, area, buf),
         Some(Overlay::StartRunner) => start_runner(app, theme, area, buf),
     }
-    toasts(app, theme, area, buf);
+    let toasts: Vec<_> = app
+        .toasts
+        .iter()
+        .map(|t| (t.text.as_str(), t.good))
+        .collect();
+    toast_boxes(theme, &toasts, area, buf);
 }
 
 /// An empty box with a title in the middle of the screen; returns its inside.
-fn popup(theme: &Theme, title: &str, size: (u16, u16), area: Rect, buf: &mut Buffer) -> Rect {
+pub(super) fn popup(
+    theme: &Theme,
+    title: &str,
+    size: (u16, u16),
+    area: Rect,
+    buf: &mut Buffer,
+) -> Rect {
     let columns = (size.0 + 4).min(area.width);
     let rows = (size.1 + 2).min(area.height);
     let frame = Rect {
@@ -77,6 +88,13 @@ fn popup(theme: &Theme, title: &str, size: (u16, u16), area: Rect, buf: &mut Buf
 
 fn blank(theme: &Theme, area: Rect, buf: &mut Buffer) {
     for y in area.y..area.bottom() {
+        // A wide character whose second half lies under the area would swallow its border.
+        if let Some(x) = area.x.checked_sub(1)
+            && let Some(cell) = buf.cell_mut((x, y))
+            && width(cell.symbol()) > 1
+        {
+            cell.set_symbol(" ");
+        }
         for x in area.x..area.right() {
             if let Some(cell) = buf.cell_mut((x, y)) {
                 cell.reset();
@@ -312,13 +330,14 @@ fn start_runner(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     draw_lines(&lines, 0, inner, buf);
 }
 
-fn toasts(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+/// Toasts (text, and whether it is good news) above the last row, the newest lowest.
+pub(super) fn toast_boxes(theme: &Theme, toasts: &[(&str, bool)], area: Rect, buf: &mut Buffer) {
     let columns = usize::from(area.width.saturating_sub(6)).min(64);
     let mut bottom = area.bottom().saturating_sub(1);
-    for toast in app.toasts.iter().rev() {
-        let role = if toast.good { Role::Good } else { Role::Error };
+    for (text, good) in toasts.iter().rev() {
+        let role = if *good { Role::Good } else { Role::Error };
         let style = theme[role].add_modifier(Modifier::REVERSED);
-        let mut lines = wrap(&toast.text, columns);
+        let mut lines = wrap(text, columns);
         lines.truncate(4);
         let widest = lines.iter().map(|l| width(l.trim_end())).max().unwrap_or(0);
         let height = lines.len() as u16;

@@ -5,26 +5,25 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossterm::event::{
     DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture,
 };
 use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{cursor, event, execute, terminal};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::app::Msg;
 use super::theme::{Capabilities, Catalogue, fingerprint};
 
 /// Whether the terminal is taken over: restoring twice would disturb what was printed since.
 static TAKEN: AtomicBool = AtomicBool::new(false);
-/// Whether somebody else has the terminal's keys, and whether the thread that reads them has seen
-/// that.
+/// Whether somebody else has the terminal.
 static HELD: AtomicBool = AtomicBool::new(false);
-static PAUSED: AtomicBool = AtomicBool::new(false);
 
 /// The terminal, taken over. Dropping it gives it back.
 #[derive(Debug)]
@@ -64,11 +63,7 @@ impl Guard {
     /// has it.
     pub fn release(&self) {
         HELD.store(true, Ordering::SeqCst);
-        // The thread that reads keys may be in the middle of a look.
-        let until = std::time::Instant::now() + 2 * LOOK;
-        while !PAUSED.load(Ordering::SeqCst) && std::time::Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        stop_reading();
         restore();
     }
 
@@ -81,6 +76,7 @@ impl Guard {
         let _ = terminal::disable_raw_mode();
         take()?;
         HELD.store(false, Ordering::SeqCst);
+        MAY_READ.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -137,28 +133,90 @@ pub fn was_restored() -> bool {
     !TAKEN.load(Ordering::SeqCst)
 }
 
-/// Threads that report keys, a lost terminal and signals, until this is dropped.
+/// What happens on the terminal.
+#[derive(Debug)]
+pub enum Tty {
+    Input(event::Event),
+    /// The process goes on after it was stopped.
+    Continued,
+    /// The terminal is gone, or a signal asks for the end.
+    End,
+}
+
+/// Takes what happens; false when nobody is there any more.
+type Sink = Box<dyn FnMut(Tty) -> bool + Send>;
+
+/// Who is told now. The threads live as long as the process: a screen that follows another takes
+/// over their reports, so that no key is lost on a thread that has outlived its screen.
+static SINK: Mutex<Option<Sink>> = Mutex::new(None);
+/// Whether keys may be read: not while the terminal is lent to another program.
+static MAY_READ: AtomicBool = AtomicBool::new(false);
+/// Whether the reading thread is at it.
+static READS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the terminal is gone or a signal has asked for the end: no screen may follow.
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// See [`OVER`].
+pub fn is_over() -> bool {
+    OVER.load(Ordering::SeqCst)
+}
+
+fn tell(tty: Tty) {
+    if matches!(tty, Tty::End) {
+        OVER.store(true, Ordering::SeqCst);
+    }
+    let mut sink = SINK.lock().unwrap_or_else(|e| e.into_inner());
+    if sink.as_mut().is_some_and(|sink| !sink(tty)) {
+        *sink = None;
+        MAY_READ.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Reports of keys, a lost terminal and signals, until this is dropped.
 #[derive(Debug)]
 pub struct Watchers {
+    /// Ends the watch on the themes.
     stop: Arc<AtomicBool>,
 }
 
 impl Drop for Watchers {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        stop_reading();
+        *SINK.lock().unwrap_or_else(|e| e.into_inner()) = None;
     }
 }
 
 /// How often a watcher looks whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the reading thread may take to let go: on a dead terminal it never does.
+const LETTING_GO: Duration = Duration::from_millis(300);
+
+/// Keeps the reading thread off the terminal; what is typed waits in it.
+fn stop_reading() {
+    MAY_READ.store(false, Ordering::SeqCst);
+    let until = Instant::now() + LETTING_GO;
+    while READS.load(Ordering::SeqCst) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 impl Watchers {
-    /// Starts them.
+    /// Has everything reported to `sink`, which answers false when nobody listens any more.
     ///
     /// # Errors
     /// No terminal can be opened, or no thread started.
-    pub fn start(messages: &SyncSender<Msg>) -> io::Result<Watchers> {
-        let stop = Arc::new(AtomicBool::new(false));
+    pub fn start(sink: impl FnMut(Tty) -> bool + Send + 'static) -> io::Result<Watchers> {
+        static STARTED: AtomicBool = AtomicBool::new(false);
+        *SINK.lock().unwrap_or_else(|e| e.into_inner()) = Some(Box::new(sink));
+        MAY_READ.store(true, Ordering::SeqCst);
+        let watchers = Watchers {
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        if STARTED.swap(true, Ordering::SeqCst) {
+            return Ok(watchers);
+        }
         let tty: OwnedFd = if io::stdin().is_terminal() {
             io::stdin().as_fd().try_clone_to_owned()?
         } else {
@@ -170,13 +228,10 @@ impl Watchers {
                 .spawn(body)
                 .map(drop)
         };
-        let (tx, stopped) = (messages.clone(), stop.clone());
-        spawn("deck-input", Box::new(move || input(&tx, &stopped)))?;
-        let (tx, stopped) = (messages.clone(), stop.clone());
-        spawn("deck-hangup", Box::new(move || hangup(&tty, &tx, &stopped)))?;
-        let (tx, stopped) = (messages.clone(), stop.clone());
-        spawn("deck-signals", Box::new(move || signals(&tx, &stopped)))?;
-        Ok(Watchers { stop })
+        spawn("deck-input", Box::new(input))?;
+        spawn("deck-hangup", Box::new(move || hangup(&tty)))?;
+        spawn("deck-signals", Box::new(signals))?;
+        Ok(watchers)
     }
 
     /// Looks after the themes' files, and sends all themes anew when one has changed.
@@ -185,16 +240,16 @@ impl Watchers {
     /// No thread can be started.
     pub fn watch_themes(
         &self,
-        messages: &SyncSender<Msg>,
+        messages: SyncSender<Msg>,
         capabilities: Capabilities,
         folders: Vec<PathBuf>,
         wanted: Option<String>,
     ) -> io::Result<()> {
-        let (messages, stop) = (messages.clone(), self.stop.clone());
+        let stop = self.stop.clone();
         let body = move || {
             let mut seen = fingerprint(&folders, wanted.as_deref());
             while !stop.load(Ordering::Relaxed) {
-                std::thread::sleep(2 * LOOK);
+                std::thread::sleep(5 * LOOK);
                 let now = fingerprint(&folders, wanted.as_deref());
                 if now == seen {
                     continue;
@@ -214,35 +269,34 @@ impl Watchers {
 }
 
 /// Reads keys. On a terminal that has died crossterm may never return: [`hangup`] tells of that.
-fn input(messages: &SyncSender<Msg>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        if HELD.load(Ordering::SeqCst) {
-            PAUSED.store(true, Ordering::SeqCst);
+fn input() {
+    loop {
+        if !MAY_READ.load(Ordering::SeqCst) {
+            READS.store(false, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(10));
             continue;
         }
-        PAUSED.store(false, Ordering::SeqCst);
-        let message = match event::poll(LOOK) {
-            Ok(false) => continue,
-            Ok(true) => event::read().map(Msg::Input),
-            Err(error) => Err(error),
-        };
-        let end = message.is_err();
-        if messages.send(message.unwrap_or(Msg::End)).is_err() || end {
-            return;
+        READS.store(true, Ordering::SeqCst);
+        // Asked again: it may have been forbidden in between.
+        if !MAY_READ.load(Ordering::SeqCst) {
+            continue;
+        }
+        match event::poll(LOOK) {
+            Ok(false) => {}
+            Ok(true) => match event::read() {
+                Ok(event) => tell(Tty::Input(event)),
+                Err(_) => return tell(Tty::End),
+            },
+            Err(_) => return tell(Tty::End),
         }
     }
 }
 
 /// Asks for no event at all, so that only a hang-up wakes it.
-fn hangup(tty: &OwnedFd, messages: &SyncSender<Msg>, stop: &AtomicBool) {
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: LOOK.as_nanos() as _,
-    };
-    while !stop.load(Ordering::Relaxed) {
+fn hangup(tty: &OwnedFd) {
+    loop {
         let mut fds = [PollFd::new(tty, PollFlags::empty())];
-        let gone = match poll(&mut fds, Some(&timeout)) {
+        let gone = match poll(&mut fds, None) {
             Ok(_) => fds[0]
                 .revents()
                 .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL),
@@ -250,14 +304,13 @@ fn hangup(tty: &OwnedFd, messages: &SyncSender<Msg>, stop: &AtomicBool) {
             Err(_) => true,
         };
         if gone {
-            let _ = messages.send(Msg::End);
-            return;
+            return tell(Tty::End);
         }
     }
 }
 
 /// Signals that end the deck (never the run), and the one that says it goes on after a stop.
-fn signals(messages: &SyncSender<Msg>, stop: &AtomicBool) {
+fn signals() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -275,25 +328,20 @@ fn signals(messages: &SyncSender<Msg>, stop: &AtomicBool) {
         ) else {
             return;
         };
-        while !stop.load(Ordering::Relaxed) {
-            let message = tokio::select! {
-                _ = term.recv() => Msg::End,
+        loop {
+            tell(tokio::select! {
+                _ = term.recv() => Tty::End,
                 // Whoever has the terminal gets its Ctrl-C; so does this process.
                 _ = int.recv() => match HELD.load(Ordering::SeqCst) {
                     true => continue,
-                    false => Msg::End,
+                    false => Tty::End,
                 },
-                _ = hup.recv() => Msg::End,
+                _ = hup.recv() => Tty::End,
                 _ = cont.recv() => match HELD.load(Ordering::SeqCst) {
                     true => continue,
-                    false => Msg::Continued,
+                    false => Tty::Continued,
                 },
-                () = tokio::time::sleep(LOOK) => continue,
-            };
-            // The deck's end may already have been reached.
-            if messages.send(message).is_err() {
-                return;
-            }
+            });
         }
     });
 }

@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Color;
 
 use super::app::App;
+use super::lang::Lang;
 use super::layout::SMALLEST;
 use super::theme::{Role, Theme};
 use super::{overlays, panes, text};
@@ -12,7 +13,7 @@ use super::{overlays, panes, text};
 /// Draws everything into a blank buffer.
 pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     match app.arrangement() {
-        None => too_small(app, theme, area, buf),
+        None => too_small(app.lang, theme, area, buf),
         Some(arrangement) => {
             panes::header::draw(app, theme, arrangement.header, buf);
             if let Some(row) = arrangement.alert {
@@ -25,6 +26,11 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             overlays::draw(app, theme, area, buf);
         }
     }
+    finish(theme, area, buf);
+}
+
+/// What every screen ends with: only what the terminal can show, and the theme's background.
+pub(super) fn finish(theme: &Theme, area: Rect, buf: &mut Buffer) {
     if !theme.glyphs.unicode {
         only_ascii(area, buf);
     }
@@ -37,9 +43,9 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     }
 }
 
-fn too_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+pub(super) fn too_small(lang: Lang, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let (columns, rows) = SMALLEST;
-    let sentence = app.lang.too_small(columns, rows, area.width, area.height);
+    let sentence = lang.too_small(columns, rows, area.width, area.height);
     for (row, line) in text::wrap(&sentence, usize::from(area.width))
         .into_iter()
         .take(usize::from(area.height))

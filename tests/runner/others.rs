@@ -219,8 +219,8 @@ fn clients_that_never_read_send_garbage_or_half_lines_cost_the_trainer_nothing()
                     .unwrap();
                 threads.push(thread::spawn(move || {
                     while !over.load(Ordering::Relaxed) {
-                        match stream.write(b"\xff\x00{]garbage\x1b[2J\n") {
-                            Ok(_) => drop(sent.fetch_add(1, Ordering::Relaxed)),
+                        match stream.write_all(b"\xff\x00{]garbage\x1b[2J\n") {
+                            Ok(()) => drop(sent.fetch_add(1, Ordering::Relaxed)),
                             Err(_) => thread::sleep(Duration::from_millis(1)),
                         }
                     }

@@ -10,7 +10,7 @@ use crate::train::{AdapterPlan, AdapterSize, Plan, Preflight, adapter_plan, pref
 
 /// What `check` found. Parts that could not be looked at for problems before them are `None`.
 #[derive(Default)]
-pub(super) struct Report {
+pub(in crate::commands) struct Report {
     pub path: PathBuf,
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
@@ -24,19 +24,21 @@ pub(super) struct Report {
     pub trial: Vec<super::trial::Step>,
 }
 
-pub(super) struct Data {
+pub(in crate::commands) struct Data {
     pub statistics: DataStatistics,
     pub bad: Vec<BadRecord>,
 }
 
-pub(super) struct Adapter {
+pub(in crate::commands) struct Adapter {
     pub spec: LoraSpec,
     pub modules: usize,
+    /// Name, inputs and outputs of each.
+    pub shapes: Vec<(String, usize, usize)>,
     /// Numbers that are trained.
     pub parameters: u64,
 }
 
-pub(super) struct Memory {
+pub(in crate::commands) struct Memory {
     pub estimate: MemoryEstimate,
     /// Bytes of the longest micro-batch are estimated for this many tokens a row.
     pub row_tokens: usize,
@@ -46,7 +48,7 @@ pub(super) struct Memory {
 
 /// How an estimate fits what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(in crate::commands) enum Fit {
     Safe,
     Tight,
     Exceeds,
@@ -66,7 +68,7 @@ impl Memory {
 }
 
 /// Looks at a config and all it names.
-pub(super) fn examine(path: &Path, sets: &[String]) -> Report {
+pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
     let mut report = Report {
         path: path.to_owned(),
         ..Report::default()
@@ -219,6 +221,7 @@ impl Report {
         }
         self.adapter = Some(Adapter {
             modules: modules.len(),
+            shapes: modules.clone(),
             parameters: size.trained,
             spec,
         });
@@ -233,6 +236,26 @@ impl Report {
         }
     }
 
+    /// The memory with another `batch_size`; `None` where the run's own is not known.
+    pub fn memory_with_batch(&self, batch_size: usize) -> Option<Memory> {
+        let config = &self.loaded.as_ref()?.config;
+        let (base, data, adapter) = (
+            self.base.as_ref()?,
+            self.data.as_ref()?,
+            self.adapter.as_ref()?,
+        );
+        self.memory.as_ref()?;
+        let data = &data.statistics;
+        Some(estimate(
+            config,
+            base,
+            data,
+            adapter.parameters,
+            &adapter.shapes,
+            batch_size,
+        ))
+    }
+
     fn look_at_memory(
         &mut self,
         loaded: &LoadedConfig,
@@ -242,24 +265,15 @@ impl Report {
     ) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
-        let statistics = &data.statistics;
-        let (row_tokens, rows) = match statistics.packing {
-            Some(packing) => (packing.row_tokens.min(packing.tokens), packing.rows),
-            None => (
-                statistics.max_length.min(config.sequence_len as u64),
-                statistics.train_records,
-            ),
-        };
-        let row_tokens = row_tokens as usize;
-        let rows = config.batch_size.min(rows.max(1) as usize);
         let recompute = recomputes(config);
-        let memory = Memory {
-            estimate: model::memory_estimate(
-                base, parameters, modules, rows, row_tokens, recompute,
-            ),
-            row_tokens,
-            available: available_memory(),
-        };
+        let memory = estimate(
+            config,
+            base,
+            &data.statistics,
+            parameters,
+            modules,
+            config.batch_size,
+        );
         let advice = if recompute {
             "write a smaller `batch_size` (and more `gradient_accumulation_steps`) or `sequence_len`"
         } else {
@@ -282,6 +296,32 @@ impl Report {
     }
 }
 
+/// The memory of micro-batches of `batch_size` of the data's longest rows.
+fn estimate(
+    config: &RunConfig,
+    base: &Description,
+    data: &DataStatistics,
+    parameters: u64,
+    modules: &[(String, usize, usize)],
+    batch_size: usize,
+) -> Memory {
+    let (row_tokens, rows) = match data.packing {
+        Some(packing) => (packing.row_tokens.min(packing.tokens), packing.rows),
+        None => (
+            data.max_length.min(config.sequence_len as u64),
+            data.train_records,
+        ),
+    };
+    let row_tokens = row_tokens as usize;
+    let rows = batch_size.min(rows.max(1) as usize);
+    let recompute = recomputes(config);
+    Memory {
+        estimate: model::memory_estimate(base, parameters, modules, rows, row_tokens, recompute),
+        row_tokens,
+        available: available_memory(),
+    }
+}
+
 /// Whether blocks compute their activations again: as asked, else on a GPU.
 fn recomputes(config: &RunConfig) -> bool {
     let gpu = matches!(config.device, config::DeviceChoice::Cuda(_));
@@ -289,7 +329,7 @@ fn recomputes(config: &RunConfig) -> bool {
 }
 
 /// Bytes that the machine, or the container around this process, can still give.
-fn available_memory() -> Option<u64> {
+pub(in crate::commands) fn available_memory() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);

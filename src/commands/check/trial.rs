@@ -16,7 +16,7 @@ use crate::train::checkpoint;
 use crate::train::{Outcome, Reporter, train};
 
 /// One part of a trial.
-pub(super) struct Step {
+pub(in crate::commands) struct Step {
     pub name: &'static str,
     /// What came out, or why nothing did.
     pub outcome: Result<String, String>,

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -27,7 +28,7 @@ const STEADY: Duration = Duration::from_secs(20);
 /// Lines of what `ssh` says that are kept.
 const STDERR_LINES: usize = 30;
 /// For the rest of what `ssh` says when it has ended.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+const LAST_WORDS: Duration = Duration::from_millis(1000);
 
 /// A running `ssh` with a bridge at its far end that has said hello.
 pub struct Line {
@@ -36,6 +37,8 @@ pub struct Line {
     output: ChildStdout,
     lines: Lines,
     errors: Arc<Mutex<Vec<String>>>,
+    /// Reads what `ssh` says.
+    listening: JoinHandle<()>,
     readonly: Option<String>,
 }
 
@@ -65,7 +68,7 @@ impl Line {
             return Err(anyhow!("ssh has no pipes"));
         };
         let kept = errors.clone();
-        std::thread::Builder::new()
+        let listening = std::thread::Builder::new()
             .name("ssh-stderr".into())
             .spawn(move || keep_lines(stderr, &kept))?;
         let mut line = Line {
@@ -74,6 +77,7 @@ impl Line {
             output,
             lines: Lines::default(),
             errors,
+            listening,
             readonly: None,
         };
         match line.greet(sender) {
@@ -164,22 +168,17 @@ impl Line {
     /// Ends `ssh` and collects it.
     fn end(&mut self) -> Option<ExitStatus> {
         let until = Instant::now() + LAST_WORDS;
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => {
-                    // Its last words may still be in the pipe.
-                    std::thread::sleep(Duration::from_millis(20));
-                    return Some(status);
-                }
-                Ok(None) if Instant::now() < until => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                _ => {
-                    let _ = self.child.kill();
-                    return self.child.wait().ok();
-                }
-            }
+        let mut status = None;
+        // Its last words may still be in the pipe, and another process may hold that open.
+        while (status.is_none() || !self.listening.is_finished()) && Instant::now() < until {
+            status = self.child.try_wait().ok().flatten();
+            std::thread::sleep(Duration::from_millis(5));
         }
+        if status.is_none() {
+            let _ = self.child.kill();
+            status = self.child.wait().ok();
+        }
+        status
     }
 }
 
@@ -260,6 +259,7 @@ impl<F: FnMut(Update)> Worker<F> {
             if self.shared.is_closed() {
                 return;
             }
+            line.end();
             let said = line.said(false);
             drop(line);
             let reason = match ended {

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ use crate::error::input_error;
 use super::folder::write_atomically;
 use super::start::program;
 pub use worker::work;
+
+/// How long the process may take to begin.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a queued run stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,6 +274,18 @@ impl Queue {
         })
     }
 
+    /// Forgets an entry that waits, as if it had never been added.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn forget(&self, id: u64) -> Result<()> {
+        self.edit(|state| {
+            let waits = |e: &Entry| e.id == id && e.state == EntryState::Waiting;
+            state.entries.retain(|e| !waits(e));
+            Ok(())
+        })
+    }
+
     /// Forgets the entries whose turn is over; their runs stay.
     ///
     /// # Errors
@@ -334,6 +350,23 @@ impl Queue {
                 .stderr(log)
                 .spawn()
                 .context("cannot start the queue's process")?;
+            // Until it can be seen to be alive: who looks after this must not take it for ended.
+            let until = Instant::now() + START_PATIENCE;
+            while !self.is_alive() {
+                if let Some(status) = child.try_wait()? {
+                    bail!(
+                        "the queue's process ended at once ({status}); {} may say why",
+                        path.display()
+                    );
+                }
+                if Instant::now() > until {
+                    bail!(
+                        "the queue's process does not answer; see {}",
+                        path.display()
+                    );
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
             // Its end is collected, so that it does not stay as a zombie of this process.
             std::thread::Builder::new()
                 .name("queue-end".into())

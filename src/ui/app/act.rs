@@ -66,6 +66,10 @@ impl App {
                 }
             }
             Act::Detach => return vec![Action::Leave],
+            Act::Runs => {
+                self.to_home = true;
+                return vec![Action::Leave];
+            }
             Act::Show(pane) => self.view.look_at(pane),
             Act::NextPane => self.cycle(1),
             Act::PreviousPane => self.cycle(Pane::ALL.len() - 1),

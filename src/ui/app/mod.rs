@@ -153,6 +153,8 @@ pub struct App {
     pub pending: Vec<Pending>,
     pub records: Records,
     pub mouse: bool,
+    /// Left for home.
+    pub to_home: bool,
     /// Whether an alert rings.
     pub bell: bool,
     pub theme: Theme,
@@ -202,6 +204,7 @@ impl App {
             pending: Vec::new(),
             records: Records::default(),
             mouse: false,
+            to_home: false,
             bell: setup.bell,
             theme: setup.themes.theme(),
             lang,

@@ -16,6 +16,7 @@ words! {
     help_remedy: "follow the newest alert's remedy", "采用最新警报的建议";
     help_eval: "evaluate the held-out records now", "立即用留出样本评估";
     help_stop: "stop the run: save, discard or cancel", "停止运行：保存、放弃或取消";
+    help_runs: "home: all runs, configs and the queue", "主页：所有运行、配置和队列";
     help_detach: "leave the deck; the run goes on", "离开界面；运行继续";
     help_next_pane: "next pane", "下一个面板";
     help_previous_pane: "previous pane", "上一个面板";

@@ -62,6 +62,7 @@ macro_rules! sentences {
 // After the macros, which they use.
 mod deck;
 mod dialogs;
+mod home;
 mod keys;
 mod log;
 mod panes;
@@ -113,6 +114,8 @@ mod tests {
             deck::SENTENCES,
             dialogs::WORDS,
             dialogs::SENTENCES,
+            home::WORDS,
+            home::SENTENCES,
             keys::WORDS,
             panes::WORDS,
             panes::SENTENCES,

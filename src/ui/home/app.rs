@@ -1,0 +1,824 @@
+//! Home's state and its only way to change, as the deck's: `update` takes a message and says what is
+//! to be done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::desk::{
+    Checked, Comparison, ConfigLine, Deed, Outcome, Overview, QueueLine, QueueState, RunLine,
+    Suggestion,
+};
+use super::form::{Button, Field, Form, Step};
+use crate::ui::chart::Align;
+use crate::ui::lang::Lang;
+use crate::ui::line::LineEdit;
+use crate::ui::text;
+use crate::ui::theme::{Catalogue, Theme};
+
+/// How long a toast stays, in seconds.
+const TOAST: f64 = 6.0;
+/// After the last key, before a changed form is checked.
+const SETTLE: f64 = 0.3;
+
+/// What reaches home.
+#[derive(Debug)]
+pub enum Msg {
+    Input(Input),
+    Looked(Result<Overview, String>),
+    Checked {
+        config: ConfigLine,
+        checked: Checked,
+    },
+    /// The form's text, of a generation.
+    TextChecked {
+        generation: u64,
+        checked: Checked,
+    },
+    Suggested {
+        base: String,
+        data: String,
+        suggestion: Result<Suggestion, String>,
+    },
+    Compared(Result<Comparison, String>),
+    Did {
+        deed: Deed,
+        result: Result<Outcome, String>,
+    },
+    Tick,
+    /// Home goes on after it was stopped.
+    Continued,
+    End,
+}
+
+/// What the event loop is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Look,
+    Check(ConfigLine),
+    CheckText {
+        generation: u64,
+        text: String,
+    },
+    Suggest {
+        base: String,
+        data: String,
+    },
+    Compare(Vec<PathBuf>),
+    Act(Deed),
+    /// Open a file in the person's editor.
+    Edit(PathBuf),
+    Redraw,
+    Suspend,
+    Retake,
+    Leave(HomeLeave),
+}
+
+/// Why home was left.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HomeLeave {
+    Quit,
+    /// To open the deck on a run.
+    Attach(PathBuf),
+}
+
+/// The parts of home's first screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    Runs,
+    Configs,
+    Queue,
+}
+
+impl Section {
+    pub const ALL: [Section; 3] = [Section::Runs, Section::Configs, Section::Queue];
+
+    pub fn title(self, lang: Lang) -> &'static str {
+        match self {
+            Section::Runs => lang.home_runs(),
+            Section::Configs => lang.home_configs(),
+            Section::Queue => lang.home_queue(),
+        }
+    }
+}
+
+/// A question over the screen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Dialog {
+    Help,
+    Delete(Box<RunLine>),
+    /// What to do with a config that passes its checks, with a choice selected.
+    Start {
+        config: PathBuf,
+        selected: usize,
+    },
+    StopQueue {
+        selected: usize,
+    },
+    /// A filter being typed; `before` comes back on Esc.
+    Filter {
+        before: String,
+    },
+}
+
+/// Runs side by side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompareView {
+    pub comparison: Comparison,
+    pub align: Align,
+    pub log: bool,
+    pub scroll: usize,
+}
+
+/// What fills the screen.
+#[derive(Clone, Debug)]
+pub enum Page {
+    List,
+    Compare(Box<CompareView>),
+    Form(Box<Form>),
+}
+
+/// A line that shows for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Toast {
+    pub text: String,
+    pub good: bool,
+    until: f64,
+}
+
+/// Everything home knows.
+#[derive(Debug)]
+pub struct Home {
+    pub size: (u16, u16),
+    /// Seconds since the Unix epoch.
+    pub now: f64,
+    pub lang: Lang,
+    pub theme: Theme,
+    themes: Catalogue,
+    /// `None` until the first look.
+    pub overview: Option<Overview>,
+    /// Why the last look failed.
+    pub trouble: Option<String>,
+    pub checks: BTreeMap<PathBuf, (u64, Checked)>,
+    pub page: Page,
+    pub section: Section,
+    pub selected: [usize; 3],
+    pub filter: String,
+    pub marked: BTreeSet<PathBuf>,
+    pub dialog: Option<Dialog>,
+    pub toasts: Vec<Toast>,
+    /// What a new form is filled with: bases and data that were found.
+    pub bases: Vec<String>,
+    pub data: Vec<String>,
+    looking: bool,
+    checking: bool,
+    /// When the form's text is to be checked, and whether its sources have changed.
+    settle: Option<(f64, bool)>,
+    /// Only the form was asked for: to close it is to leave.
+    form_only: bool,
+}
+
+impl Home {
+    pub fn new(size: (u16, u16), now: f64, themes: Catalogue, lang: Lang) -> Home {
+        let mut home = Home {
+            size,
+            now,
+            lang,
+            theme: themes.theme(),
+            themes,
+            overview: None,
+            trouble: None,
+            checks: BTreeMap::new(),
+            page: Page::List,
+            section: Section::Runs,
+            selected: [0; 3],
+            filter: String::new(),
+            marked: BTreeSet::new(),
+            dialog: None,
+            toasts: Vec::new(),
+            bases: Vec::new(),
+            data: Vec::new(),
+            looking: false,
+            checking: false,
+            settle: None,
+            form_only: false,
+        };
+        for problem in home.themes.problems.clone() {
+            home.toast(false, problem);
+        }
+        home
+    }
+
+    /// Opens the form alone, as `loradeck new` does.
+    pub fn open_form(&mut self, base: Option<String>, data: Option<String>) {
+        self.form_only = true;
+        self.new_form(base, data);
+    }
+
+    fn new_form(&mut self, base: Option<String>, data: Option<String>) {
+        let form = Form::new(self.lang, base, data, self.bases.clone(), self.data.clone());
+        self.page = Page::Form(Box::new(form));
+        self.settle = Some((self.now, true));
+    }
+
+    /// Takes one message in at the time `now`.
+    pub fn update(&mut self, now: f64, msg: Msg) -> Vec<Action> {
+        self.now = now;
+        self.toasts.retain(|t| t.until > now);
+        let mut actions = match msg {
+            Msg::Input(input) => self.input(input),
+            Msg::Looked(result) => {
+                self.looking = false;
+                match result {
+                    Ok(overview) => {
+                        self.trouble = None;
+                        self.take_overview(overview);
+                    }
+                    Err(why) => self.trouble = Some(why),
+                }
+                Vec::new()
+            }
+            Msg::Checked { config, checked } => {
+                self.checking = false;
+                self.checks.insert(config.path, (config.stamp, checked));
+                Vec::new()
+            }
+            Msg::TextChecked {
+                generation,
+                checked,
+            } => {
+                if let Page::Form(form) = &mut self.page
+                    && form.generation == generation
+                {
+                    form.checked = Some(checked);
+                    form.checking = false;
+                }
+                Vec::new()
+            }
+            Msg::Suggested {
+                base,
+                data,
+                suggestion,
+            } => {
+                if let Page::Form(form) = &mut self.page
+                    && form.value(Field::Base) == base
+                    && form.value(Field::Data) == data
+                {
+                    form.advise(suggestion);
+                    self.settle = Some((now, false));
+                }
+                Vec::new()
+            }
+            Msg::Compared(Ok(comparison)) => {
+                self.page = Page::Compare(Box::new(CompareView {
+                    comparison,
+                    align: Align::Step,
+                    log: false,
+                    scroll: 0,
+                }));
+                Vec::new()
+            }
+            Msg::Compared(Err(why)) => {
+                self.toast(false, why);
+                Vec::new()
+            }
+            Msg::Did { deed, result } => self.did(deed, result),
+            Msg::Tick => self.look(),
+            Msg::Continued => vec![Action::Retake],
+            Msg::End => vec![Action::Leave(HomeLeave::Quit)],
+        };
+        self.clamp();
+        actions.extend(self.wanted_check());
+        actions.extend(self.settled());
+        actions
+    }
+
+    /// When the next message must come at the latest.
+    pub fn due(&self) -> Option<f64> {
+        self.settle.map(|(at, _)| at)
+    }
+
+    fn look(&mut self) -> Vec<Action> {
+        if self.looking || self.form_only {
+            return Vec::new();
+        }
+        self.looking = true;
+        vec![Action::Look]
+    }
+
+    fn take_overview(&mut self, overview: Overview) {
+        let first = self.overview.is_none();
+        // The line that is selected stays so, wherever it has moved.
+        let chosen = (
+            self.run().map(|r| r.folder.clone()),
+            self.config().map(|c| c.path.clone()),
+            self.entry().map(|e| e.id),
+        );
+        self.overview = Some(overview);
+        if first && self.runs().is_empty() {
+            self.section = Section::Configs;
+        }
+        let places = [
+            self.runs()
+                .iter()
+                .position(|r| Some(&r.folder) == chosen.0.as_ref()),
+            self.configs()
+                .iter()
+                .position(|c| Some(&c.path) == chosen.1.as_ref()),
+            self.queue().iter().position(|e| Some(e.id) == chosen.2),
+        ];
+        for (selected, place) in self.selected.iter_mut().zip(places) {
+            *selected = place.unwrap_or(*selected);
+        }
+        let there: BTreeSet<PathBuf> = self.all_runs().map(|r| r.folder.clone()).collect();
+        self.marked.retain(|m| there.contains(m));
+    }
+
+    fn all_runs(&self) -> impl Iterator<Item = &RunLine> {
+        self.overview.iter().flat_map(|o| &o.runs)
+    }
+
+    fn shows(&self, text: &str) -> bool {
+        text.to_lowercase().contains(&self.filter.to_lowercase())
+    }
+
+    /// The runs that show.
+    pub fn runs(&self) -> Vec<&RunLine> {
+        self.all_runs()
+            .filter(|r| self.shows(&format!("{} {} {}", r.name, r.base, r.data)))
+            .collect()
+    }
+
+    /// The configs that show.
+    pub fn configs(&self) -> Vec<&ConfigLine> {
+        let all = self.overview.iter().flat_map(|o| &o.configs);
+        all.filter(|c| self.shows(&c.path.to_string_lossy()))
+            .collect()
+    }
+
+    /// The queued runs that show.
+    pub fn queue(&self) -> Vec<&QueueLine> {
+        let all = self.overview.iter().flat_map(|o| &o.queue);
+        all.filter(|e| self.shows(&e.config.to_string_lossy()))
+            .collect()
+    }
+
+    fn chosen(&self, section: Section) -> usize {
+        self.selected[section as usize]
+    }
+
+    /// The selected run, config, entry.
+    pub fn run(&self) -> Option<&RunLine> {
+        self.runs().get(self.chosen(Section::Runs)).copied()
+    }
+
+    pub fn config(&self) -> Option<&ConfigLine> {
+        self.configs().get(self.chosen(Section::Configs)).copied()
+    }
+
+    pub fn entry(&self) -> Option<&QueueLine> {
+        self.queue().get(self.chosen(Section::Queue)).copied()
+    }
+
+    /// What a config's check has found, if it is of the file as it is.
+    pub fn check_of(&self, config: &ConfigLine) -> Option<&Checked> {
+        self.checks
+            .get(&config.path)
+            .filter(|(stamp, _)| *stamp == config.stamp)
+            .map(|(_, checked)| checked)
+    }
+
+    /// Lines of a section.
+    pub fn count(&self, section: Section) -> usize {
+        match section {
+            Section::Runs => self.runs().len(),
+            Section::Configs => self.configs().len(),
+            Section::Queue => self.queue().len(),
+        }
+    }
+
+    fn clamp(&mut self) {
+        for section in Section::ALL {
+            let last = self.count(section).saturating_sub(1);
+            let selected = &mut self.selected[section as usize];
+            *selected = (*selected).min(last);
+        }
+    }
+
+    /// The next config that has not been checked as it is: one at a time.
+    fn wanted_check(&mut self) -> Option<Action> {
+        if self.checking || !matches!(self.page, Page::List) {
+            return None;
+        }
+        let all = self.overview.iter().flat_map(|o| &o.configs);
+        let next = all.clone().find(|c| self.check_of(c).is_none()).cloned()?;
+        self.checking = true;
+        Some(Action::Check(next))
+    }
+
+    /// What a form that has settled asks for.
+    fn settled(&mut self) -> Vec<Action> {
+        let (Some((at, sources)), Page::Form(form)) = (self.settle, &self.page) else {
+            return Vec::new();
+        };
+        if at > self.now {
+            return Vec::new();
+        }
+        self.settle = None;
+        let mut actions = vec![Action::CheckText {
+            generation: form.generation,
+            text: form.yaml(),
+        }];
+        if sources {
+            actions.push(Action::Suggest {
+                base: form.value(Field::Base).to_owned(),
+                data: form.value(Field::Data).to_owned(),
+            });
+        }
+        actions
+    }
+
+    pub(super) fn toast(&mut self, good: bool, text: impl Into<String>) {
+        let text = text.into();
+        self.toasts.retain(|t| t.text != text);
+        self.toasts.push(Toast {
+            text,
+            good,
+            until: self.now + TOAST,
+        });
+        if self.toasts.len() > 3 {
+            self.toasts.remove(0);
+        }
+    }
+
+    fn did(&mut self, deed: Deed, result: Result<Outcome, String>) -> Vec<Action> {
+        let name = |path: &Path| text::file_name(&path.to_string_lossy()).to_owned();
+        match (result, &deed) {
+            (Err(why), _) => self.toast(false, why),
+            (Ok(Outcome::Started(run)), _) => {
+                return vec![Action::Leave(HomeLeave::Attach(run))];
+            }
+            (Ok(Outcome::Done), Deed::Delete(run)) => {
+                let text = self.lang.run_deleted(name(run));
+                self.toast(true, text);
+            }
+            (Ok(Outcome::Done), Deed::Queue(config)) => {
+                let text = self.lang.config_queued(name(config));
+                self.toast(true, text);
+            }
+            (Ok(Outcome::Done), Deed::Write { path, .. }) => {
+                let text = self.lang.config_written(path.display());
+                self.toast(true, text);
+                if self.form_only {
+                    return vec![Action::Leave(HomeLeave::Quit)];
+                }
+                self.page = Page::List;
+                self.section = Section::Configs;
+            }
+            (Ok(Outcome::Done), _) => {}
+        }
+        self.look()
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Action> {
+        match input {
+            Input::Key(key) if key.kind != KeyEventKind::Release => self.key(key),
+            Input::Paste(pasted) => {
+                if let Some(Dialog::Filter { .. }) = self.dialog {
+                    self.filter.push_str(&text::one_line(&pasted));
+                } else if let Page::Form(form) = &mut self.page {
+                    let step = form.paste(&pasted);
+                    return self.form_step(step);
+                }
+                Vec::new()
+            }
+            Input::Resize(columns, rows) => {
+                self.size = (columns, rows);
+                vec![Action::Redraw]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn key(&mut self, key: KeyEvent) -> Vec<Action> {
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            match key.code {
+                KeyCode::Char('c') => return vec![Action::Leave(HomeLeave::Quit)],
+                KeyCode::Char('l') => return vec![Action::Redraw],
+                KeyCode::Char('z') => return vec![Action::Suspend],
+                _ => {}
+            }
+        }
+        if let Some(dialog) = self.dialog.take() {
+            return self.dialog_key(dialog, key);
+        }
+        match &mut self.page {
+            Page::List => self.list_key(key),
+            Page::Form(form) => {
+                let step = form.key(key);
+                self.form_step(step)
+            }
+            Page::Compare(view) => {
+                match key.code {
+                    KeyCode::Esc | KeyCode::Char('q' | 'c') | KeyCode::Backspace => {
+                        self.page = Page::List;
+                    }
+                    KeyCode::Char('a') => {
+                        view.align = view.align.next();
+                    }
+                    KeyCode::Char('L') => view.log = !view.log,
+                    KeyCode::Down | KeyCode::Char('j') => {
+                        let last = view.comparison.keys.len().saturating_sub(1);
+                        view.scroll = (view.scroll + 1).min(last);
+                    }
+                    KeyCode::Up | KeyCode::Char('k') => {
+                        view.scroll = view.scroll.saturating_sub(1);
+                    }
+                    KeyCode::Char('t') => self.next_theme(),
+                    _ => {}
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn next_theme(&mut self) {
+        let next = (self.themes.chosen() + 1) % self.themes.names().len();
+        self.themes.choose_index(next);
+        self.theme = self.themes.theme();
+        let text = self.lang.theme_is(&self.theme.name);
+        self.toast(true, text);
+    }
+
+    fn form_step(&mut self, step: Step) -> Vec<Action> {
+        match step {
+            Step::Stay => Vec::new(),
+            Step::Changed => {
+                let sources = self.settle.is_some_and(|(_, sources)| sources);
+                self.settle = Some((self.now + SETTLE, sources));
+                Vec::new()
+            }
+            Step::Sources => {
+                self.settle = Some((self.now + SETTLE, true));
+                Vec::new()
+            }
+            Step::Close if self.form_only => vec![Action::Leave(HomeLeave::Quit)],
+            Step::Close => {
+                self.page = Page::List;
+                self.settle = None;
+                Vec::new()
+            }
+            Step::Press(button) => self.press(button),
+        }
+    }
+
+    /// Writes the form's config, and does what the button says with it.
+    fn press(&mut self, button: Button) -> Vec<Action> {
+        let Page::Form(form) = &self.page else {
+            return Vec::new();
+        };
+        let write = Deed::Write {
+            path: form.path(),
+            text: form.yaml(),
+        };
+        let path = form.path();
+        let bad = form.checked.as_ref().is_some_and(|c| !c.errors.is_empty());
+        if bad && button != Button::Write {
+            self.toast(false, self.lang.config_has_errors());
+            return Vec::new();
+        }
+        let mut actions = vec![Action::Act(write)];
+        match button {
+            Button::Write => {}
+            Button::WriteStart => actions.push(Action::Act(Deed::Start(path))),
+            Button::WriteQueue => actions.push(Action::Act(Deed::Queue(path))),
+        }
+        actions
+    }
+
+    fn list_key(&mut self, key: KeyEvent) -> Vec<Action> {
+        let section = self.section;
+        match key.code {
+            KeyCode::Char('q') => return vec![Action::Leave(HomeLeave::Quit)],
+            KeyCode::Esc if !self.filter.is_empty() => self.filter.clear(),
+            KeyCode::Char('?') | KeyCode::F(1) => self.dialog = Some(Dialog::Help),
+            KeyCode::Char('t') => self.next_theme(),
+            KeyCode::Char('n') => self.new_form(None, None),
+            KeyCode::Char('/') => {
+                self.dialog = Some(Dialog::Filter {
+                    before: self.filter.clone(),
+                });
+            }
+            KeyCode::Tab => self.section = Section::ALL[(section as usize + 1) % 3],
+            KeyCode::BackTab => self.section = Section::ALL[(section as usize + 2) % 3],
+            KeyCode::Char(c @ '1'..='3') => self.section = Section::ALL[c as usize - '1' as usize],
+            KeyCode::Down | KeyCode::Char('j') => self.step(1),
+            KeyCode::Up | KeyCode::Char('k') => self.step(-1),
+            KeyCode::PageDown => self.step(10),
+            KeyCode::PageUp => self.step(-10),
+            KeyCode::Home => self.selected[section as usize] = 0,
+            KeyCode::Char('g') if section != Section::Queue => {
+                self.selected[section as usize] = 0;
+            }
+            KeyCode::End | KeyCode::Char('G') => self.selected[section as usize] = usize::MAX,
+            code => {
+                return match section {
+                    Section::Runs => self.runs_key(code),
+                    Section::Configs => self.configs_key(code),
+                    Section::Queue => self.queue_key(code),
+                };
+            }
+        }
+        Vec::new()
+    }
+
+    /// Moves the selection, at a section's end on to the next section.
+    fn step(&mut self, by: isize) {
+        let at = self.chosen(self.section);
+        let next = at.saturating_add_signed(by);
+        let count = self.count(self.section);
+        let section = self.section as usize;
+        if by == 1 && next >= count && section < 2 {
+            self.section = Section::ALL[section + 1];
+            self.selected[section + 1] = 0;
+        } else if by == -1 && at == 0 && section > 0 {
+            self.section = Section::ALL[section - 1];
+            self.selected[section - 1] = usize::MAX;
+        } else {
+            self.selected[section] = next;
+        }
+    }
+
+    fn runs_key(&mut self, code: KeyCode) -> Vec<Action> {
+        let Some(run) = self.run().cloned() else {
+            return Vec::new();
+        };
+        match code {
+            KeyCode::Enter => return vec![Action::Leave(HomeLeave::Attach(run.folder))],
+            KeyCode::Char(' ') => {
+                if !self.marked.remove(&run.folder) {
+                    self.marked.insert(run.folder);
+                }
+                self.step(1);
+                self.section = Section::Runs;
+            }
+            KeyCode::Char('c') => {
+                // In the order of the list, so that colours stay.
+                let marked: Vec<PathBuf> = self
+                    .all_runs()
+                    .filter(|r| self.marked.contains(&r.folder))
+                    .map(|r| r.folder.clone())
+                    .collect();
+                if marked.len() < 2 {
+                    self.toast(false, self.lang.mark_two());
+                } else {
+                    return vec![Action::Compare(marked)];
+                }
+            }
+            KeyCode::Char('d') | KeyCode::Delete => {
+                if run.alive {
+                    self.toast(false, self.lang.delete_live());
+                } else {
+                    self.dialog = Some(Dialog::Delete(Box::new(run)));
+                }
+            }
+            KeyCode::Char('e') => return run.config.map(Action::Edit).into_iter().collect(),
+            KeyCode::Char('a') => {
+                let deed = run.config.map(Deed::Queue).map(Action::Act);
+                return deed.into_iter().collect();
+            }
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn configs_key(&mut self, code: KeyCode) -> Vec<Action> {
+        let Some(config) = self.config().cloned() else {
+            return Vec::new();
+        };
+        let bad = self.check_of(&config).is_some_and(|c| !c.errors.is_empty());
+        match code {
+            KeyCode::Enter | KeyCode::Char('a') if bad => {
+                self.toast(false, self.lang.config_has_errors());
+            }
+            KeyCode::Enter => {
+                self.dialog = Some(Dialog::Start {
+                    config: config.path,
+                    selected: 0,
+                });
+            }
+            KeyCode::Char('a') => return vec![Action::Act(Deed::Queue(config.path))],
+            KeyCode::Char('e') => return vec![Action::Edit(config.path)],
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    fn queue_key(&mut self, code: KeyCode) -> Vec<Action> {
+        let act = |deed| vec![Action::Act(deed)];
+        match code {
+            KeyCode::Char('g') => return act(Deed::StartQueue),
+            KeyCode::Char('X') => return act(Deed::ClearQueue),
+            KeyCode::Char('S') => {
+                self.dialog = Some(Dialog::StopQueue { selected: 0 });
+                return Vec::new();
+            }
+            _ => {}
+        }
+        let Some(entry) = self.entry().cloned() else {
+            return Vec::new();
+        };
+        match code {
+            KeyCode::Enter if entry.state != QueueState::Waiting => {
+                vec![Action::Leave(HomeLeave::Attach(entry.run_dir))]
+            }
+            KeyCode::Char('K' | '<') => act(Deed::Shift {
+                entry: entry.id,
+                earlier: true,
+            }),
+            KeyCode::Char('J' | '>') => act(Deed::Shift {
+                entry: entry.id,
+                earlier: false,
+            }),
+            KeyCode::Char('x') | KeyCode::Delete => act(Deed::Skip(entry.id)),
+            KeyCode::Char('r') => act(Deed::Again(entry.id)),
+            KeyCode::Char('e') => vec![Action::Edit(entry.config)],
+            _ => Vec::new(),
+        }
+    }
+
+    fn dialog_key(&mut self, dialog: Dialog, key: KeyEvent) -> Vec<Action> {
+        let next = |selected: usize, last: usize| match key.code {
+            KeyCode::Up | KeyCode::BackTab | KeyCode::Char('k') => Some(selected.saturating_sub(1)),
+            KeyCode::Down | KeyCode::Tab | KeyCode::Char('j') => Some((selected + 1).min(last)),
+            _ => None,
+        };
+        match dialog {
+            Dialog::Help => Vec::new(),
+            Dialog::Filter { before } => {
+                match key.code {
+                    KeyCode::Esc => self.filter = before,
+                    KeyCode::Enter => {}
+                    _ => {
+                        edit(&mut self.filter, key);
+                        self.dialog = Some(Dialog::Filter { before });
+                    }
+                }
+                Vec::new()
+            }
+            Dialog::Delete(run) => match key.code {
+                // A plain Enter must not delete.
+                KeyCode::Char('y' | 'Y') => vec![Action::Act(Deed::Delete(run.folder))],
+                KeyCode::Esc | KeyCode::Enter | KeyCode::Char('n' | 'N' | 'q') => Vec::new(),
+                _ => {
+                    self.dialog = Some(Dialog::Delete(run));
+                    Vec::new()
+                }
+            },
+            Dialog::Start { config, selected } => {
+                let chosen = match key.code {
+                    KeyCode::Enter => selected,
+                    KeyCode::Char('s') => 0,
+                    KeyCode::Char('a') => 1,
+                    KeyCode::Esc | KeyCode::Char('n' | 'q') => 2,
+                    _ => {
+                        let selected = next(selected, 2).unwrap_or(selected);
+                        self.dialog = Some(Dialog::Start { config, selected });
+                        return Vec::new();
+                    }
+                };
+                match chosen {
+                    0 => vec![Action::Act(Deed::Start(config))],
+                    1 => vec![Action::Act(Deed::Queue(config))],
+                    _ => Vec::new(),
+                }
+            }
+            Dialog::StopQueue { selected } => {
+                let chosen = match key.code {
+                    KeyCode::Enter => selected,
+                    KeyCode::Char('s') => 0,
+                    KeyCode::Char('a') => 1,
+                    KeyCode::Esc | KeyCode::Char('n' | 'q') => 2,
+                    _ => {
+                        let selected = next(selected, 2).unwrap_or(selected);
+                        self.dialog = Some(Dialog::StopQueue { selected });
+                        return Vec::new();
+                    }
+                };
+                match chosen {
+                    0 => vec![Action::Act(Deed::StopQueue { now: true })],
+                    1 => vec![Action::Act(Deed::StopQueue { now: false })],
+                    _ => Vec::new(),
+                }
+            }
+        }
+    }
+}
+
+/// Takes a key at the end of a line that is typed.
+pub(super) fn edit(text: &mut String, key: KeyEvent) {
+    let mut line = LineEdit::new(text);
+    line.key(key);
+    *text = line.text().to_owned();
+}

@@ -1,0 +1,156 @@
+//! Home: runs, configs, the queue, the comparison and the form for a new run.
+
+words! {
+    home_runs: "runs", "运行";
+    home_configs: "configs", "配置";
+    home_queue: "queue", "队列";
+    home_looking: "looking", "正在查找";
+    home_no_runs: "no run yet: choose a config below and press Enter, or n for a new one", "尚无运行：在下方选一个配置并按回车，或按 n 新建";
+    home_no_configs: "no YAML file in ./configs: n writes one", "./configs 中没有 YAML 文件：按 n 新建";
+    home_no_queue: "nothing is queued: a adds the chosen config", "队列为空：按 a 加入所选配置";
+    column_run: "run", "运行";
+    column_phase: "phase", "阶段";
+    column_step: "step", "步";
+    column_loss: "loss", "损失";
+    column_trend: "trend", "走势";
+    column_eval: "held-out", "留出";
+    column_age: "age", "时间";
+    home_now: "now", "刚刚";
+
+    checking: "checking", "正在检查";
+    no_problem: "no problem", "没有问题";
+    one_error: "1 error", "1 个错误";
+    one_warning: "1 warning", "1 个警告";
+
+    queue_waiting: "waiting", "等待中";
+    queue_running: "running", "运行中";
+    queue_skipped: "skipped", "已跳过";
+    queue_stands: "the queue stands still: g starts it", "队列未运行：按 g 启动";
+    queue_runs: "the queue runs", "队列运行中";
+    queue_will_end: "the queue ends after this run", "当前运行结束后队列停止";
+
+    key_attach: "attach", "打开";
+    key_start: "start", "启动";
+    key_new: "new run", "新建";
+    key_queue_add: "queue it", "加入队列";
+    key_mark: "mark", "标记";
+    key_compare: "compare", "比较";
+    key_delete: "delete", "删除";
+    key_skip: "skip", "跳过";
+    key_move: "move", "移动";
+    key_again: "once more", "再来一次";
+    key_stop_queue: "stop queue", "停止队列";
+    key_start_queue: "start queue", "启动队列";
+    key_clear: "clear", "清除";
+    key_edit: "edit", "编辑";
+    key_leave: "leave", "离开";
+    key_back: "back", "返回";
+    key_filter: "filter", "筛选";
+    key_align: "align by", "对齐方式";
+    key_log_scale: "log scale", "对数刻度";
+    key_section: "next section", "下一栏";
+
+    delete_title: "delete", "删除";
+    delete_it: "delete", "删除";
+    keep_the_run: "keep it", "保留";
+    delete_live: "its runner is alive: stop the run first", "运行进程仍在：请先停止该运行";
+    start_config_title: "start", "启动";
+    start_and_attach: "start it and open its deck", "启动并打开界面";
+    add_to_queue: "add it to the queue", "加入队列";
+    let_it_be: "let it be", "不做";
+    stop_queue_title: "stop the queue", "停止队列";
+    stop_queue_now: "stop the present run after a checkpoint", "为当前运行保存检查点后停止";
+    stop_queue_after: "when the present run has ended", "等当前运行结束";
+    config_has_errors: "this config has errors: mend them first", "该配置有错误：请先修正";
+    mark_two: "mark the runs to compare with the space bar: two at least", "用空格标记要比较的运行：至少两个";
+
+    compared: "comparison", "比较";
+    compare_settings: "what differs in their configs", "配置的不同之处";
+    compare_same: "their configs are the same", "配置相同";
+    compare_no_curve: "none of these runs has done a step", "这些运行都尚未开始训练";
+    row_loss: "last loss", "最后损失";
+    row_eval: "held-out loss", "留出损失";
+    row_speed: "tokens/s", "词元/秒";
+    row_time: "time", "用时";
+    row_memory: "peak memory", "内存峰值";
+    row_revision: "revision", "版本";
+    row_program: "loradeck", "loradeck";
+
+    form_title: "new run", "新建运行";
+    form_fits: "what fits", "内存估算";
+    form_check: "check", "检查";
+    form_text: "the file", "文件内容";
+    form_write: "write", "写入";
+    form_write_start: "write and start", "写入并启动";
+    form_write_queue: "write and queue", "写入并排队";
+    form_reading: "reading base and data", "正在读取基座和数据";
+    form_file: "file", "文件";
+    form_method: "method", "方法";
+    form_hint: "type to change, left and right choose, Enter goes on", "直接输入修改，左右键选择，回车继续";
+    method_lora: "the plain form: A and B on the attention's projections", "基本形式：注意力投影上的 A 和 B";
+    method_all: "LoRA on every linear of the blocks: more to learn with, slower", "所有线性层上的 LoRA：容量更大，更慢";
+    method_rs: "scaled by alpha / sqrt(rank): for ranks of 32 and more", "按 alpha / sqrt(秩) 缩放：适合 32 以上的秩";
+    method_plus: "B learns 16 times as fast as A: often fewer steps", "B 的学习率为 A 的 16 倍：通常步数更少";
+    memory_weights: "base", "基座";
+    memory_adapter: "adapter and gradients", "适配器与梯度";
+    memory_optimizer: "optimizer", "优化器";
+    memory_activations: "activations", "激活";
+    memory_logits: "logits", "logits";
+    fit_safe: "safe", "宽裕";
+    fit_tight: "tight", "紧张";
+    fit_exceeds: "will not fit", "放不下";
+    why_unknown: "the machine does not tell how much memory it has", "无法得知本机内存";
+    why_rank: "numbers per row of A and B: more learns more, and takes more", "A 和 B 的秩：越大容量越大，占用也越多";
+    why_rate: "the field's usual rate for LoRA", "LoRA 的常用学习率";
+    why_output: "the run folder: checkpoints, samples, exports", "运行目录：检查点、样例、导出";
+    why_file: "where this config is written", "配置写入的位置";
+    why_base: "a Hugging Face folder, a .gguf file, or builtin:tiny-llama", "Hugging Face 目录、.gguf 文件或 builtin:tiny-llama";
+    why_data: "a .jsonl, .json, .csv or .txt file, or a folder of them", ".jsonl、.json、.csv 或 .txt 文件，或其目录";
+    why_prompt: "answered during the run, with and without the adapter", "训练中会用有无适配器两种方式回答";
+    file_intro: "Written by `loradeck new`. `loradeck check` checks it and prints every other key's default.", "由 `loradeck new` 写成。`loradeck check` 会检查它并打印其余键的默认值。";
+
+    home_help: "keys of home", "主页按键";
+    home_key_moves: "move between lines; Tab between sections", "在行间移动；Tab 切换栏目";
+    home_key_attach: "attach to the run, start the config, or open the queued run", "打开运行、启动配置，或打开排队的运行";
+    home_key_new: "a form for a new run", "新建运行的表单";
+    home_key_add: "add the config to the queue", "把配置加入队列";
+    home_key_mark: "mark a run; c compares the marked ones", "标记运行；c 比较已标记的";
+    home_key_delete: "delete the run's folder, after a question", "删除运行目录（会先询问）";
+    home_key_edit: "open the config in $EDITOR", "用 $EDITOR 打开配置";
+    home_key_shift: "move a waiting entry of the queue", "移动队列中等待的条目";
+    home_key_skip: "skip an entry of the queue; a running one is stopped with a checkpoint", "跳过队列中的条目；运行中的会保存检查点后停止";
+    home_key_queue: "start the queue, stop it, put an ended entry in once more, clear what is over", "启动队列、停止队列、重新排入已结束的条目、清除已结束的";
+    home_key_filter: "show what contains a text", "只显示包含某段文字的行";
+    home_key_theme: "next theme", "下一个主题";
+    home_key_leave: "leave; runs and queue go on", "离开；运行和队列继续";
+}
+
+sentences! {
+    runs_counted(n, live): "{n} runs, {live} live", "{n} 个运行，{live} 个在线";
+    queue_counted(n): "{n} waiting", "{n} 个等待";
+    n_errors(n): "{n} errors", "{n} 个错误";
+    n_warnings(n): "{n} warnings", "{n} 个警告";
+    at_line(line): "line {line}", "第 {line} 行";
+    config_facts(base, records, steps): "{base}, {records} records, {steps} steps", "{base}，{records} 条记录，{steps} 步";
+    memory_of(bytes, available, fit): "memory {bytes} of {available}: {fit}", "内存 {bytes} / {available}：{fit}";
+    memory_about(bytes): "memory about {bytes}", "内存约 {bytes}";
+    delete_question(run, folder): "Delete the run {run} with its checkpoints, samples and exports? This cannot be undone. {folder}", "删除运行 {run} 及其检查点、样例和导出？无法撤销。{folder}";
+    start_question_config(config): "{config} passes its checks.", "{config} 通过检查。";
+    stop_queue_question(n): "{n} runs wait; they stay in the queue.", "{n} 个运行在等待；它们会留在队列中。";
+    run_deleted(run): "{run} is deleted", "已删除 {run}";
+    config_queued(config): "{config} is in the queue", "{config} 已加入队列";
+    config_written(path): "{path} is written", "已写入 {path}";
+    with_data(base, data): "{base} on {data}", "{base}，数据 {data}";
+    why_longest(tokens): "the longest record has {tokens} tokens", "最长的记录有 {tokens} 个词元";
+    why_most(tokens, longest): "95 % of the records have at most {tokens} tokens; longer ones, up to {longest}, are cut", "95 % 的记录不超过 {tokens} 个词元；更长的（最多 {longest}）会被截断";
+    why_fits(bytes, available): "takes about {bytes} of the {available} this machine can give", "约占 {bytes}，本机可用 {available}";
+    why_fits_more(bytes, available, more): "takes about {bytes} of the {available} this machine can give; twice as many would take {more}", "约占 {bytes}，本机可用 {available}；加倍则需 {more}";
+    why_step_of(records): "{records} records a step", "每步 {records} 条记录";
+    why_records(records): "for {records} records", "针对 {records} 条记录";
+    why_times(times): "about {times} times during the run", "训练中约 {times} 次";
+    the_base_is(base): "The base: {base}", "基座：{base}";
+    the_data_is(data): "The data: {data}", "数据：{data}";
+    batch_of(n, bytes, fit): "batch_size {n}: {bytes}, {fit}", "batch_size {n}：{bytes}，{fit}";
+    rows_of(tokens): "rows of {tokens} tokens", "每行 {tokens} 个词元";
+    cannot_suggest(why): "no advice: {why}", "无法给出建议：{why}";
+}
