@@ -8,8 +8,9 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use loradeck::ops::{
-    FrozenWeight, Heads, HostWeight, LoraTerm, Residual, RopeTable, Span, Tape, attention,
-    cross_entropy, embedding, lora_linear, rms_norm, rope, select_rows, swiglu,
+    DoraTerm, FrozenWeight, Heads, HostWeight, LoraTerm, Residual, RopeTable, Span, Tape,
+    adapted_row_norms, add_bias, attention, cross_entropy, embedding, lora_linear, rms_norm, rope,
+    select_columns, select_rows, swiglu,
 };
 use loradeck::random::{Purpose, Stream};
 
@@ -92,8 +93,21 @@ fn elementwise(criterion: &mut Criterion) {
         swiglu(tape, &t[0], &t[1])
     });
     let every_other: Vec<u32> = (0..TOKENS as u32).step_by(2).collect();
-    both(criterion, "select_rows", &[x], |tape, t| {
-        select_rows(tape, &t[0], &every_other)
+    both(
+        criterion,
+        "select_rows",
+        std::slice::from_ref(&x),
+        |tape, t| select_rows(tape, &t[0], &every_other),
+    );
+    let half = 0..HIDDEN / 2;
+    both(
+        criterion,
+        "select_columns",
+        std::slice::from_ref(&x),
+        |tape, t| select_columns(tape, &t[0], half.clone()),
+    );
+    both(criterion, "add_bias", &[x], |tape, t| {
+        add_bias(tape, &t[0], &norm)
     });
 }
 
@@ -120,6 +134,23 @@ fn linears(criterion: &mut Criterion) {
             strength: 1.0,
             dropout: None,
             dora: None,
+        };
+        lora_linear(tape, &t[0], &weight, &[term], Residual::None)
+    });
+    let norms = adapted_row_norms(&weight, &inputs[1], &inputs[2], 1.0).expect("the shapes fit");
+    let [x, a, b] = inputs;
+    let inputs = [x, a, b, norms.clone()];
+    both(criterion, "linear with dora/q4_1", &inputs, |tape, t| {
+        let term = LoraTerm {
+            a: t[1].clone(),
+            b: t[2].clone(),
+            scale: 1.0,
+            strength: 1.0,
+            dropout: None,
+            dora: Some(DoraTerm {
+                magnitude: t[3].clone(),
+                norms: norms.clone(),
+            }),
         };
         lora_linear(tape, &t[0], &weight, &[term], Residual::None)
     });
