@@ -4,6 +4,7 @@
 mod program;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -300,19 +301,27 @@ fn a_full_tmpfs_pauses_the_run_and_freed_space_lets_it_go_on() {
     let config = fs::read_to_string(&disk.scratch.config).unwrap();
     fs::write(
         &disk.scratch.config,
-        config.replace("max_steps: 6", "max_steps: 6\nlr_scheduler: constant"),
+        config.replace("max_steps: 6", "max_steps: 60\nkeep_checkpoints: 3"),
     )
     .unwrap();
     disk.scratch.detach();
+    disk.scratch.wait_for_step(1);
     // Someone else fills it while the run works.
     let filler = run.join("filler");
     let fill = || {
-        let _ = fs::write(&filler, vec![1u8; 16 << 20]);
+        let mut file = fs::File::options().create(true).append(true).open(&filler);
+        // Ends with an error once nothing more fits.
+        let _ = file.as_mut().map(|f| f.write_all(&[1; 4 << 20]));
     };
     let until = Instant::now() + Duration::from_secs(90);
     while !["paused", "done"].contains(&disk.phase().as_str()) {
         fill();
-        assert!(Instant::now() < until, "neither paused nor done");
+        assert!(
+            Instant::now() < until,
+            "neither paused nor done: {}\n{}",
+            disk.scratch.status(),
+            fs::read_to_string(run.join("runner.log")).unwrap_or_default()
+        );
     }
     assert_eq!(disk.phase(), "paused");
     for (_, path) in disk.checkpoints() {
@@ -323,7 +332,7 @@ fn a_full_tmpfs_pauses_the_run_and_freed_space_lets_it_go_on() {
     assert!(out.status.success(), "{}", text(&out));
     disk.scratch.wait_for_phase("done");
     let steps: Vec<u64> = disk.scratch.losses().iter().map(|l| l.0).collect();
-    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(steps, (1..=60).collect::<Vec<u64>>());
     drop(unmount);
 }
 

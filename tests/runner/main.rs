@@ -12,3 +12,10 @@ mod support;
 fn runner_process() {
     support::runner_process();
 }
+
+/// Not a test either: a client of another user.
+#[test]
+#[ignore = "another user's client in a test of this folder"]
+fn stranger_process() {
+    others::stranger();
+}
