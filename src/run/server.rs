@@ -386,18 +386,23 @@ fn read_line(reader: &mut BufReader<UnixStream>) -> io::Result<Line> {
 }
 
 fn write_lines(queue: &Outbox, mut stream: UnixStream) {
-    while let Some(out) = queue.pop() {
-        let written = match out {
-            Out::Line(line) => stream.write_all(&line),
-            Out::Message(message) => match serde_json::to_vec(&message) {
-                Ok(mut line) => {
-                    line.push(b'\n');
-                    stream.write_all(&line)
+    let mut bytes = Vec::new();
+    while let Some(bundle) = queue.pop() {
+        bytes.clear();
+        // A snapshot is large and comes once.
+        bytes.shrink_to(1 << 16);
+        for out in bundle {
+            match out {
+                Out::Line(line) => bytes.extend_from_slice(&line),
+                // Plain data with string keys: it has no way to fail.
+                Out::Message(message) => {
+                    if serde_json::to_writer(&mut bytes, &message).is_ok() {
+                        bytes.push(b'\n');
+                    }
                 }
-                Err(e) => Err(e.into()),
-            },
-        };
-        if written.is_err() {
+            }
+        }
+        if stream.write_all(&bytes).is_err() {
             queue.close();
         }
     }
