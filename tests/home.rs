@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyModifiers};
-use loradeck::protocol::{Num, PhaseName, RunCurves};
+use loradeck::protocol::{Num, PhaseName, QueueState, RunCurves};
 use loradeck::ui::home::app::{Action, Home, HomeLeave, Msg};
 use loradeck::ui::home::desk::*;
 use loradeck::ui::home::view;

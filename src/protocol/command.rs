@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigChange, Event, Level, RecordPreview, RunCurves};
+use super::{ConfigChange, Event, Level, QueuePlace, RecordPreview, RunCurves};
 
 /// Changes a run. Every command gets an `Ack` event that all decks see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +82,8 @@ pub enum Query {
     Runs,
     /// The curves of one of them.
     Curves { run: String },
+    /// Where the run stands in its queue.
+    QueuePlace,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -112,6 +114,10 @@ pub enum Reply {
     },
     Curves {
         curves: Box<RunCurves>,
+    },
+    /// `None`: the run is in no queue, or its turn is over.
+    QueuePlace {
+        place: Option<QueuePlace>,
     },
     /// A command was carried out where no runner is alive.
     Done {

@@ -7,7 +7,9 @@ mod alerts;
 mod command;
 mod curves;
 mod event;
+mod kept;
 mod log;
+mod queue;
 mod series;
 mod state;
 mod wire;
@@ -20,11 +22,11 @@ pub use event::{
     EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PackingStatistics,
     PhaseName, RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
+pub use kept::{AckLine, CheckpointLine, ExportLine, GpuHistory, SampleLine, Throughput};
 pub use log::{LogEntry, LogLine};
+pub use queue::{QueuePlace, QueueState};
 pub use series::{Bucket, Series};
-pub use state::{
-    AckLine, CheckpointLine, ExportLine, GpuHistory, Marks, RunState, SampleLine, Throughput,
-};
+pub use state::{Marks, RunState};
 pub use wire::{ClientMessage, Num, ServerMessage};
 
 /// Version of the protocol. A deck and a runner of different versions still show each other's

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AdapterInfo, Alerts, BaseInfo, CheckpointReason, ConfigEntry, DataStatistics, Event, EventKind,
-    GpuStatus, HostReading, Level, LogEntry, LogLine, Num, PhaseName, SampleText, Series,
-    StepMetrics,
+    AckLine, AdapterInfo, Alerts, BaseInfo, CheckpointLine, ConfigEntry, DataStatistics, Event,
+    EventKind, ExportLine, GpuHistory, GpuStatus, HostReading, Level, LogEntry, LogLine, Num,
+    PhaseName, SampleLine, Series, StepMetrics, Throughput,
 };
 
 /// Lines of log, acks and samples kept for the panes; the event log has them all.
@@ -16,8 +16,6 @@ const ACKS: usize = 50;
 const SAMPLES: usize = 200;
 /// Readings of the machine kept for the history lines.
 const HARDWARE_HISTORY: usize = 240;
-/// Steps over which speed is averaged.
-const THROUGHPUT_STEPS: usize = 20;
 
 /// State of a run after `seq` events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -87,88 +85,6 @@ pub struct Marks {
     pub pauses: Vec<u64>,
     pub config_changes: Vec<u64>,
     pub resumes: Vec<u64>,
-}
-
-/// Speed over the last steps.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Throughput {
-    /// Tokens, computing seconds, wall seconds without pauses; newest last.
-    recent: VecDeque<(u64, f64, f64)>,
-    /// Time of the last event from which the next step's wall time counts.
-    since: f64,
-}
-
-impl Throughput {
-    /// Takes a step in; returns its wall seconds.
-    fn step(&mut self, time: f64, metrics: &StepMetrics) -> f64 {
-        let wall = (time - self.since).max(metrics.seconds);
-        self.since = time;
-        self.recent
-            .push_back((metrics.tokens, metrics.seconds, wall));
-        if self.recent.len() > THROUGHPUT_STEPS {
-            self.recent.pop_front();
-        }
-        wall
-    }
-
-    /// Tokens that are not padding, per second of computation.
-    pub fn tokens_per_second(&self) -> Option<f64> {
-        let (tokens, seconds) = self
-            .recent
-            .iter()
-            .fold((0, 0.0), |(t, s), &(tokens, seconds, _)| {
-                (t + tokens, s + seconds)
-            });
-        (seconds > 0.0).then(|| tokens as f64 / seconds)
-    }
-
-    /// Wall seconds a step takes, evals and saves included, pauses not.
-    pub fn seconds_per_step(&self) -> Option<f64> {
-        let n = self.recent.len();
-        (n > 0).then(|| self.recent.iter().map(|r| r.2).sum::<f64>() / n as f64)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SampleLine {
-    pub step: u64,
-    pub sample: SampleText,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointLine {
-    pub step: u64,
-    pub time: f64,
-    pub path: String,
-    pub bytes: u64,
-    pub reason: CheckpointReason,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExportLine {
-    pub step: u64,
-    pub time: f64,
-    pub format: String,
-    pub path: String,
-    pub bytes: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AckLine {
-    pub time: f64,
-    pub id: u64,
-    pub sender: String,
-    pub command: String,
-    pub ok: bool,
-    pub message: String,
-}
-
-/// What one GPU did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct GpuHistory {
-    pub index: u32,
-    /// Memory used and percent of utilisation, the newest last.
-    pub readings: VecDeque<(u64, u32)>,
 }
 
 impl RunState {

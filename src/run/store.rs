@@ -17,6 +17,7 @@ use crate::model::{self, Tokenizer};
 use crate::protocol::{Level, Query, Reply, RunCurves};
 
 use super::folder::{RunFolder, RunInfo, write_atomically};
+use super::queue;
 use super::segments::{for_each_line, parse_event};
 use super::status::{load_state, runs_under};
 
@@ -99,6 +100,9 @@ impl Store {
             Query::CheckConfig { text } => self.check_config(&text),
             Query::Runs => self.runs(),
             Query::Curves { run } => self.curves(&run),
+            Query::QueuePlace => Ok(Reply::QueuePlace {
+                place: queue::place_of(self.folder.root()),
+            }),
         };
         answer.give(reply.unwrap_or_else(|e| refusal(format!("{e:#}"))));
     }

@@ -1,0 +1,92 @@
+//! What the fold keeps of single events, and the speed it makes of the steps.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CheckpointReason, SampleText, StepMetrics};
+
+/// Steps over which speed is averaged.
+const THROUGHPUT_STEPS: usize = 20;
+
+/// Speed over the last steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Tokens, computing seconds, wall seconds without pauses; newest last.
+    pub(super) recent: VecDeque<(u64, f64, f64)>,
+    /// Time of the last event from which the next step's wall time counts.
+    pub(super) since: f64,
+}
+
+impl Throughput {
+    /// Takes a step in; returns its wall seconds.
+    pub(super) fn step(&mut self, time: f64, metrics: &StepMetrics) -> f64 {
+        let wall = (time - self.since).max(metrics.seconds);
+        self.since = time;
+        self.recent
+            .push_back((metrics.tokens, metrics.seconds, wall));
+        if self.recent.len() > THROUGHPUT_STEPS {
+            self.recent.pop_front();
+        }
+        wall
+    }
+
+    /// Tokens that are not padding, per second of computation.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let (tokens, seconds) = self
+            .recent
+            .iter()
+            .fold((0, 0.0), |(t, s), &(tokens, seconds, _)| {
+                (t + tokens, s + seconds)
+            });
+        (seconds > 0.0).then(|| tokens as f64 / seconds)
+    }
+
+    /// Wall seconds a step takes, evals and saves included, pauses not.
+    pub fn seconds_per_step(&self) -> Option<f64> {
+        let n = self.recent.len();
+        (n > 0).then(|| self.recent.iter().map(|r| r.2).sum::<f64>() / n as f64)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleLine {
+    pub step: u64,
+    pub sample: SampleText,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointLine {
+    pub step: u64,
+    pub time: f64,
+    pub path: String,
+    pub bytes: u64,
+    pub reason: CheckpointReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportLine {
+    pub step: u64,
+    pub time: f64,
+    pub format: String,
+    pub path: String,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AckLine {
+    pub time: f64,
+    pub id: u64,
+    pub sender: String,
+    pub command: String,
+    pub ok: bool,
+    pub message: String,
+}
+
+/// What one GPU did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuHistory {
+    pub index: u32,
+    /// Memory used and percent of utilisation, the newest last.
+    pub readings: VecDeque<(u64, u32)>,
+}
