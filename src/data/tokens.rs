@@ -45,6 +45,21 @@ impl Marked {
 }
 
 impl Encoder<'_> {
+    /// A hash of all that decides what becomes of a record.
+    ///
+    /// # Errors
+    /// The tokenizer cannot be written down.
+    pub fn fingerprint(&self) -> anyhow::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.tokenizer.fingerprint()?.as_bytes());
+        if let Some(template) = &self.template {
+            hasher.update(template.fingerprint().as_bytes());
+        }
+        hasher.update(&(self.sequence_len as u64).to_le_bytes());
+        hasher.update(&[u8::from(self.train_on_inputs)]);
+        Ok(hasher.finalize())
+    }
+
     /// The records of one raw record: one, but for documents that are cut into pieces.
     ///
     /// # Errors

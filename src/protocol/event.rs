@@ -262,6 +262,9 @@ pub struct DataStatistics {
     /// Of image data only: its records are images, its tokens those of captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<Box<ImageStatistics>>,
+    /// Text files whose records are held out because of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out_files: Vec<String>,
     /// What was found, each with its records, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
