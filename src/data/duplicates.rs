@@ -102,7 +102,9 @@ impl Words {
 
     fn same_words(&self) -> u64 {
         if self.hashes.is_empty() {
-            return u64::from_le_bytes(std::array::from_fn(|i| self.exact.finalize().as_bytes()[i]));
+            return u64::from_le_bytes(std::array::from_fn(|i| {
+                self.exact.finalize().as_bytes()[i]
+            }));
         }
         self.hashes.iter().fold(FNV, |all, word| mixed(all ^ word))
     }
@@ -205,7 +207,9 @@ impl Fingerprint {
         let minima = minhashes(&shingles);
         let band = |at: usize| {
             let rows = &minima[at * ROWS..(at + 1) * ROWS];
-            let joined = rows.iter().fold(FNV, |all, row| mixed(all ^ u64::from(*row)));
+            let joined = rows
+                .iter()
+                .fold(FNV, |all, row| mixed(all ^ u64::from(*row)));
             (joined >> 32) as u32
         };
         Fingerprint {
@@ -254,7 +258,9 @@ fn minhashes(shingles: &[u32]) -> [u32; HASHES] {
     let mut minima = [u32::MAX; HASHES];
     for shingle in shingles {
         for i in 0..HASHES {
-            let hash = shingle.wrapping_mul(multipliers[i]).wrapping_add(addends[i]);
+            let hash = shingle
+                .wrapping_mul(multipliers[i])
+                .wrapping_add(addends[i]);
             minima[i] = minima[i].min(hash);
         }
     }
@@ -286,7 +292,9 @@ pub(super) fn repeats(prints: &[Fingerprint], train: usize) -> Repeats {
         within: vec![None; prints.len()],
         leaks: vec![None; prints.len()],
     };
-    found.equal(prints, train, true, |print| u128::from_le_bytes(print.exact));
+    found.equal(prints, train, true, |print| {
+        u128::from_le_bytes(print.exact)
+    });
     found.equal(prints, train, false, |print| u128::from(print.words));
     for band in 0..BANDS {
         found.alike(prints, train, band);
@@ -316,7 +324,11 @@ impl Repeats {
             if at >= train && self.leaks[at].is_none() {
                 self.leaks[at] = trained.get(&key).copied().and_then(like);
             }
-            let first = if at < train { &mut trained } else { &mut held_out };
+            let first = if at < train {
+                &mut trained
+            } else {
+                &mut held_out
+            };
             match first.entry(key) {
                 Entry::Vacant(empty) => drop(empty.insert(at as u32)),
                 Entry::Occupied(other) if self.within[at].is_none() => {
@@ -386,7 +398,9 @@ mod tests {
 
     /// `count` words of a vocabulary of its own.
     fn text(seed: u64, count: u64) -> Vec<String> {
-        (0..count).map(|i| format!("w{}", mixed(seed << 20 | i) % 5000)).collect()
+        (0..count)
+            .map(|i| format!("w{}", mixed(seed << 20 | i) % 5000))
+            .collect()
     }
 
     #[test]
@@ -439,10 +453,15 @@ mod tests {
     #[test]
     fn what_all_records_share_makes_none_alike() {
         let form = text(1, 100).join(" ");
-        let texts: Vec<String> = (2..40).map(|s| format!("{form} {}", text(s, 12).join(" "))).collect();
+        let texts: Vec<String> = (2..40)
+            .map(|s| format!("{form} {}", text(s, 12).join(" ")))
+            .collect();
         let common = Common::of(texts.len(), |at| Some(words(&texts[at])));
         let of = |common: &Common| -> Vec<Fingerprint> {
-            texts.iter().map(|t| Fingerprint::of(&words(t), common)).collect()
+            texts
+                .iter()
+                .map(|t| Fingerprint::of(&words(t), common))
+                .collect()
         };
         let count = |found: Repeats| found.within.iter().flatten().count();
         assert_eq!(count(repeats(&of(&common), texts.len())), 0);
@@ -453,7 +472,14 @@ mod tests {
     fn scripts_without_spaces_have_words_too() {
         let a = "头痛已经三天了，吃了药也不见好，晚上睡不着觉，该怎么办呢";
         let b = "头痛已经三天了，吃了药还不见好，晚上睡不着觉，该怎么办呢";
-        let found = repeats(&[print(a), print(b), print("我的孩子发烧了，应该给他喝什么水，要不要去医院看看")], 3);
+        let found = repeats(
+            &[
+                print(a),
+                print(b),
+                print("我的孩子发烧了，应该给他喝什么水，要不要去医院看看"),
+            ],
+            3,
+        );
         assert_eq!(found.within[1].map(|like| like.other), Some(0));
         assert_eq!(found.within[2], None);
     }

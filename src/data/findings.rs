@@ -139,7 +139,9 @@ fn likened(like: Like, records: &[&Record]) -> String {
 fn leaks(data: &Judged<'_>, records: &[&Record], leaks: &[Option<Like>]) -> Option<Finding> {
     let found = records.iter().zip(leaks);
     let items: Vec<FindingItem> = found
-        .filter_map(|(record, like)| Some(FindingItem::new(&record.origin, likened((*like)?, records))))
+        .filter_map(|(record, like)| {
+            Some(FindingItem::new(&record.origin, likened((*like)?, records)))
+        })
         .collect();
     let message = format!(
         "{} in the training data too, so that the held-out loss looks better than it is",
@@ -152,7 +154,13 @@ fn leaks(data: &Judged<'_>, records: &[&Record], leaks: &[Option<Like>]) -> Opti
         true => "remove them from one of the files",
         false => "remove the repeated records, so that chance cannot put one on either side",
     };
-    some(Finding::new("leaks", Severity::Warning, message, remedy, items))
+    some(Finding::new(
+        "leaks",
+        Severity::Warning,
+        message,
+        remedy,
+        items,
+    ))
 }
 
 fn duplicates(records: &[&Record], within: &[Option<Like>]) -> Vec<Finding> {
@@ -170,7 +178,11 @@ fn duplicates(records: &[&Record], within: &[Option<Like>]) -> Vec<Finding> {
         Finding::new(
             "exact_duplicates",
             Severity::Warning,
-            counted(exact.len(), "repeats another exactly", "repeat another exactly"),
+            counted(
+                exact.len(),
+                "repeats another exactly",
+                "repeat another exactly",
+            ),
             "remove the copies: what is there twice counts twice",
             exact,
         ),
@@ -199,7 +211,11 @@ fn truncated(records: &[&Record], sequence_len: usize) -> Option<Finding> {
             FindingItem::new(&record.origin, detail)
         })
         .collect();
-    let longest = records.iter().map(|r| r.ids.len() + r.cut).max().unwrap_or(0);
+    let longest = records
+        .iter()
+        .map(|r| r.ids.len() + r.cut)
+        .max()
+        .unwrap_or(0);
     let cut: usize = records.iter().map(|r| r.cut).sum();
     let all: usize = records.iter().map(|r| r.ids.len() + r.cut).sum();
     let message = format!(

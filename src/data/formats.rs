@@ -52,8 +52,13 @@ pub(super) enum Content {
 pub(super) type Parsed = (&'static str, Content);
 
 /// The formats' names.
-pub(super) const FORMATS: [&str; 5] =
-    ["messages", "sharegpt", "alpaca", "prompt/completion", "text"];
+pub(super) const FORMATS: [&str; 5] = [
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt/completion",
+    "text",
+];
 
 /// Why a record cannot be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,11 +168,11 @@ fn required(map: &Map<String, Value>, key: &str) -> Result<String, String> {
 
 /// As [`required`], of what is to be learned.
 fn answer(map: &Map<String, Value>, key: &str) -> Result<String, Unusable> {
-    let blank = |value: &Value| value.as_str().is_some_and(|text| text.trim().is_empty());
-    if map.get(key).is_some_and(|value| blank(value) || value.is_null()) {
-        return Err(Unusable::new(BadKind::Empty, format!("`{key}` is empty")));
-    }
-    Ok(required(map, key)?)
+    let kind = match map.get(key) {
+        None | Some(Value::Null | Value::String(_)) => BadKind::Empty,
+        Some(_) => BadKind::Malformed,
+    };
+    required(map, key).map_err(|reason| Unusable::new(kind, reason))
 }
 
 /// The text under a key, empty where it is absent.
@@ -210,7 +215,11 @@ fn alpaca(map: &Map<String, Value>) -> Result<Parsed, Unusable> {
                 messages.push((Role::User, question.clone()));
                 messages.push((Role::Assistant, answer.clone()));
             }
-            _ => return Err("`history` is not a list of pairs of texts".to_owned().into()),
+            _ => {
+                return Err("`history` is not a list of pairs of texts"
+                    .to_owned()
+                    .into());
+            }
         }
     }
     messages.push((Role::User, join(&instruction, &input)));
@@ -227,11 +236,7 @@ pub(super) fn join(instruction: &str, input: &str) -> String {
     }
 }
 
-fn pair(
-    map: &Map<String, Value>,
-    prompt: &str,
-    completion: &str,
-) -> Result<Content, Unusable> {
+fn pair(map: &Map<String, Value>, prompt: &str, completion: &str) -> Result<Content, Unusable> {
     if !matches!(map.get(prompt), Some(Value::Array(_))) {
         return Ok(Content::Completion {
             prompt: required(map, prompt)?,

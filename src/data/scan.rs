@@ -70,7 +70,8 @@ pub(super) fn scan(
         })
         .collect();
     let mut all = Scanned::default();
-    all.records.reserve_exact(scanned.iter().map(|s| s.records.len()).sum());
+    all.records
+        .reserve_exact(scanned.iter().map(|s| s.records.len()).sum());
     all.prints.reserve_exact(all.records.capacity());
     for part in scanned {
         all.records.extend(part.records);
@@ -108,6 +109,9 @@ fn one(chunk: &[RawRecord], encoder: &Encoder<'_>, common: &Common) -> Scanned {
 fn size(raw: &RawRecord) -> usize {
     match &raw.raw {
         Raw::Json(text) | Raw::Document(text) | Raw::Bad(text) => text.len(),
-        Raw::Row(map) => map.iter().map(|(k, v)| k.len() + v.as_str().map_or(8, str::len)).sum(),
+        Raw::Row(map) => map
+            .iter()
+            .map(|(k, v)| k.len() + v.as_str().map_or(8, str::len))
+            .sum(),
     }
 }

@@ -86,14 +86,20 @@ impl ScanCache {
 
 /// Where loradeck keeps what it can make again.
 fn root() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     set("LORADECK_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("loradeck")))
         .or_else(|| Some(set("HOME")?.join(".cache/loradeck")))
 }
 
 fn remove_old(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|m| m.modified());
         if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT)) {
@@ -123,7 +129,10 @@ fn encode(scanned: &Scanned, file: &str) -> Vec<u8> {
     };
     number(&mut out, scanned.records.len());
     for (record, print) in scanned.records.iter().zip(&scanned.prints) {
-        text(&mut out, record.origin.strip_prefix(file).unwrap_or(&record.origin));
+        text(
+            &mut out,
+            record.origin.strip_prefix(file).unwrap_or(&record.origin),
+        );
         let format = FORMATS.iter().position(|name| *name == record.format);
         number(&mut out, format.unwrap_or(0));
         number(&mut out, record.cut);

@@ -33,7 +33,10 @@ pub(super) struct Split {
 /// left to train on.
 pub(super) fn held_out_files(files: &[(String, PathBuf)]) -> Vec<String> {
     let named = |name: &str| {
-        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem).to_lowercase();
+        let stem = name
+            .rsplit_once('.')
+            .map_or(name, |(stem, _)| stem)
+            .to_lowercase();
         let mut words = stem.split(|c: char| !c.is_alphabetic());
         words.any(|word| HELD_OUT.contains(&word))
     };
@@ -130,13 +133,21 @@ mod tests {
     #[test]
     fn files_are_held_out_by_a_whole_word_of_their_names() {
         let held_out = |names: &[&str]| {
-            let files: Vec<_> = names.iter().map(|n| ((*n).to_owned(), PathBuf::new())).collect();
+            let files: Vec<_> = names
+                .iter()
+                .map(|n| ((*n).to_owned(), PathBuf::new()))
+                .collect();
             held_out_files(&files)
         };
         let none: [&str; 0] = [];
         assert_eq!(held_out(&["train.jsonl", "eval.jsonl"]), ["eval.jsonl"]);
         assert_eq!(
-            held_out(&["a.jsonl", "qa-validation-00000.jsonl", "test/b.json", "latest.csv"]),
+            held_out(&[
+                "a.jsonl",
+                "qa-validation-00000.jsonl",
+                "test/b.json",
+                "latest.csv"
+            ]),
             ["qa-validation-00000.jsonl", "test/b.json"]
         );
         assert_eq!(held_out(&["medieval.jsonl", "contest.jsonl"]), none);

@@ -42,7 +42,11 @@ impl Tokenizer {
     pub fn fingerprint(&self) -> Result<blake3::Hash> {
         let written = self.inner.to_string(false);
         let mut hasher = blake3::Hasher::new();
-        hasher.update(written.map_err(|e| anyhow!("the tokenizer failed: {e}"))?.as_bytes());
+        hasher.update(
+            written
+                .map_err(|e| anyhow!("the tokenizer failed: {e}"))?
+                .as_bytes(),
+        );
         hasher.update(format!("{:?} {:?} {}", self.bos, self.eos, self.add_bos).as_bytes());
         Ok(hasher.finalize())
     }

@@ -272,6 +272,14 @@ pub struct DataStatistics {
     pub warnings: Vec<String>,
 }
 
+impl DataStatistics {
+    /// Short enough for an event.
+    pub fn told(mut self) -> Self {
+        self.findings = self.findings.into_iter().map(Finding::told).collect();
+        self
+    }
+}
+
 /// The rows that an epoch's training records are packed into.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PackingStatistics {
