@@ -146,7 +146,11 @@ fn a_loss_that_spikes_is_told_within_steps_with_a_lower_rate() {
 fn a_loss_that_is_noisy_alone_does_not_oscillate() {
     let fold = of_rate("noisy", "5e-5");
     let told = |a: &Alert| matches!(a, Alert::Oscillation { .. } | Alert::Spike { .. });
-    assert!(!fold.raised.iter().any(|(_, a)| told(a)), "{:?}", fold.raised);
+    assert!(
+        !fold.raised.iter().any(|(_, a)| told(a)),
+        "{:?}",
+        fold.raised
+    );
 }
 
 #[test]

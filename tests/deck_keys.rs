@@ -221,7 +221,9 @@ fn every_key_of_the_table_does_what_the_help_says() {
                     until(&what, &deck, |d| !stopped(d) && shows(d, "training"));
                 }
                 Home => {
-                    until(&what, &deck, |d| shows(d, "━ 2 configs ━") || shows(d, "━ 1 runs ━"));
+                    until(&what, &deck, |d| {
+                        shows(d, "━ 2 configs ━") || shows(d, "━ 1 runs ━")
+                    });
                     deck.keys("q");
                     assert_eq!(deck.ends_within(Duration::from_secs(5)), 0, "{what}");
                     deck = open();

@@ -80,4 +80,3 @@ fn percentile(values: &mut [f64], share: f64) -> f64 {
     let at = ((values.len() as f64 * share).ceil() as usize).clamp(1, values.len().max(1));
     values.get(at - 1).copied().unwrap_or(f64::NAN)
 }
-

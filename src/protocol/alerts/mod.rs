@@ -23,7 +23,7 @@ const DISK_CHECKPOINTS: u64 = 3;
 const RECOVERED: u64 = 50;
 
 /// Steps before the loss's usual range is known.
-pub(super) const WARM_UP: u64 = 40;
+const WARM_UP: u64 = 40;
 /// The fast average this many deviations above the slow one, and by this factor, is a spike.
 const SPIKE_DEVIATIONS: f64 = 3.0;
 const SPIKE_FACTOR: f64 = 1.3;

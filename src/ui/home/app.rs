@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use crossterm::event::{Event as Input, KeyEventKind};
 
 use super::desk::{
-    Checked, Comparison, ConfigLine, Deed, Outcome, Overview, QueueLine, RunLine,
-    Suggestion,
+    Checked, Comparison, ConfigLine, Deed, Outcome, Overview, QueueLine, RunLine, Suggestion,
 };
 use super::form::{Field, Form};
 use crate::ui::chart::Align;

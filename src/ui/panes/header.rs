@@ -36,12 +36,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         3 => {
             let mut left = vec![name(app, theme), phase(app, theme, true)];
             left.extend(queued(app, theme));
-            ends(
-                left,
-                connection(app, theme, false),
-                row(0),
-                buf,
-            );
+            ends(left, connection(app, theme, false), row(0), buf);
             progress(app, theme, row(1), buf);
             metrics(app, theme, row(2), buf);
         }
@@ -156,11 +151,10 @@ fn queued(app: &App, theme: &Theme) -> Option<Segment> {
     )];
     let then = match place.next.first() {
         Some(_) if place.stops => Some(app.lang.queue_then_stops().to_owned()),
-        Some(next) => Some(app.lang.queue_then(text::truncate(
-            next,
-            24,
-            theme.glyphs.ellipsis,
-        ))),
+        Some(next) => Some(
+            app.lang
+                .queue_then(text::truncate(next, 24, theme.glyphs.ellipsis)),
+        ),
         None => None,
     };
     spans.extend(then.map(|t| Span::styled(format!(" {t}"), theme[Role::Muted])));

@@ -247,7 +247,9 @@ fn runs_legend(app: &App, theme: &Theme) -> Vec<Segment> {
     let runs = runs(app);
     // Of many runs the names matter more than the numbers.
     let few = runs.len() <= 2;
-    let (this, others) = runs.split_last().map_or((None, &[][..]), |(t, o)| (Some(t), o));
+    let (this, others) = runs
+        .split_last()
+        .map_or((None, &[][..]), |(t, o)| (Some(t), o));
     segments.extend(this.into_iter().chain(others).map(|(run, role, number)| {
         let name = text::truncate(&run.run, 20, theme.glyphs.ellipsis);
         let mut segment = vec![
