@@ -7,6 +7,7 @@
 //! - [`config`]: the YAML file
 //! - [`random`]: counter-based random numbers
 //! - [`error`]: which errors are the input's
+//! - [`printable`]: text on its way to a terminal
 //! - [`ops`]: differentiable operations with their own backward
 //! - [`model`]: bases and their layers
 //! - [`adapter`]: file formats of adapters
@@ -30,6 +31,7 @@ pub mod generate;
 pub mod model;
 pub mod monitor;
 pub mod ops;
+pub mod printable;
 pub mod protocol;
 pub mod random;
 pub mod run;

@@ -6,6 +6,7 @@ use clap::Parser;
 use loradeck::cli::Cli;
 use loradeck::commands;
 use loradeck::error::exit_code;
+use loradeck::printable::complain;
 
 fn main() -> ExitCode {
     // candle adds tensors on a thread pool of its own that pins its threads and busy-waits: beside
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     match commands::dispatch(Cli::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("loradeck: {error:#}");
+            complain(&format!("loradeck: {error:#}"));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Plain data and pure functions that every room may use.
-const EVERYWHERE: [&str; 3] = ["error", "protocol", "random"];
+const EVERYWHERE: [&str; 4] = ["error", "printable", "protocol", "random"];
 
 fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
     BTreeMap::from([
         ("error", vec![]),
+        ("printable", vec![]),
         ("random", vec![]),
         ("protocol", vec![]),
         ("config", vec![]),

@@ -272,6 +272,7 @@ fn every_command_query_and_reply_survives_the_wire() {
         version: VERSION,
         sender: "ada@box pid 7".into(),
         watch: true,
+        readonly: true,
     });
     let replies = [
         Reply::Events {
@@ -296,6 +297,7 @@ fn every_command_query_and_reply_survives_the_wire() {
                     text: "hi".into(),
                     trained: true,
                 }],
+                image: None,
             }],
         },
         Reply::RunnerLog {

@@ -409,6 +409,15 @@ fn updates_that_are_not_finite_are_skipped_and_pause_the_run() {
     assert!(losses(&events).is_empty());
     let state = checkpoint::verify(&run.checkpoint(2)).unwrap();
     assert_eq!((state.step, state.updates), (2, 0));
+    // What was not finite has touched neither moment.
+    let moments = std::fs::read(run.checkpoint(2).join("optimizer.safetensors")).unwrap();
+    let moments = safetensors::SafeTensors::deserialize(&moments).unwrap();
+    assert!(
+        moments
+            .tensors()
+            .iter()
+            .all(|(_, t)| t.data().iter().all(|&b| b == 0))
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::adapter::{self, Adapter, Format};
 use crate::error::input_error;
+use crate::printable::complain;
 use crate::train::checkpoint::{self, CHECKPOINTS, Checkpoint, STATE_FILE};
 
 /// An adapter that was found.
@@ -23,7 +24,7 @@ pub(super) fn open(path: &Path) -> Result<Found> {
     if path.join(STATE_FILE).is_file() || path.join(CHECKPOINTS).is_dir() {
         let found = checkpoint::find(path)?;
         for warning in &found.warnings {
-            eprintln!("loradeck: {warning}");
+            complain(&format!("loradeck: {warning}"));
         }
         let checkpoint = found.checkpoint.context("the run has no checkpoint")?;
         return Ok(Found {
@@ -58,7 +59,7 @@ pub(super) fn split_strength(word: &str) -> Result<(PathBuf, f64)> {
 /// Warns on stderr where adapters together act more than each was trained to.
 pub(super) fn warn_of_strengths(strengths: &[f64]) {
     if let Some(warning) = strength_warning(strengths) {
-        eprintln!("loradeck: warning: {warning}");
+        complain(&format!("loradeck: warning: {warning}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! `loradeck attach`: the deck on a run, live or ended, here or on another machine.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::{deck_options, home};
 use crate::cli::AttachArgs;
 use crate::error::input_error;
+use crate::printable::say;
 use crate::run::folder::{RunFolder, live_runner};
 use crate::run::link::{Place, SCHEME, SshAddress};
 use crate::run::status::find_run;
@@ -46,9 +47,4 @@ pub fn run(args: AttachArgs) -> Result<u8> {
         _ => {}
     }
     Ok(0)
-}
-
-/// The terminal may be gone, which is why the deck has ended.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

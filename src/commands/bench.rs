@@ -10,6 +10,7 @@ use super::bytes;
 use super::scratch::Scratch;
 use crate::cli::BenchArgs;
 use crate::config;
+use crate::printable::write_out;
 use crate::train::bench::{Measurement, Plan, measure};
 
 pub fn run(args: BenchArgs) -> Result<u8> {
@@ -40,7 +41,7 @@ pub fn run(args: BenchArgs) -> Result<u8> {
         true => serde_json::to_string_pretty(&measured)? + "\n",
         false => table(&measured),
     };
-    match std::io::stdout().write_all(text.as_bytes()) {
+    match write_out(&text) {
         // `bench | head -1` closes stdout early.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(e).context("writing to stdout")?;

@@ -1,6 +1,6 @@
 //! `loradeck chat`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +10,7 @@ use super::adapters;
 use super::generate::{open_base, open_loaded, sampling};
 use crate::cli::ChatArgs;
 use crate::generate::{Chat, Outcome};
+use crate::printable::{complain, say, write_out};
 use crate::run::signals;
 
 /// SIGINT's number.
@@ -43,13 +44,15 @@ pub fn run(args: ChatArgs) -> Result<u8> {
         }
     })?;
     if interactive {
-        println!("{}; /help lists the commands", base.description.name);
+        say(&format!(
+            "{}; /help lists the commands",
+            base.description.name
+        ));
     }
     let mut lines = io::stdin().lock().lines();
     loop {
         if interactive {
-            print!("> ");
-            io::stdout().flush().context("writing to stdout")?;
+            write_out("> ").context("writing to stdout")?;
         }
         let Some(line) = lines.next() else {
             break;
@@ -61,12 +64,12 @@ pub fn run(args: ChatArgs) -> Result<u8> {
             text if text.starts_with('/') => {
                 match chat.command(text, &open) {
                     Ok(Outcome::Quit) => break,
-                    Ok(Outcome::Told(text)) => eprintln!("{text}"),
+                    Ok(Outcome::Told(text)) => complain(&text),
                     Ok(Outcome::Weighed(text)) => {
-                        eprintln!("{text}");
+                        complain(&text);
                         adapters::warn_of_strengths(&chat.strengths());
                     }
-                    Err(error) => eprintln!("loradeck: {error:#}"),
+                    Err(error) => complain(&format!("loradeck: {error:#}")),
                 }
                 continue;
             }
@@ -75,22 +78,21 @@ pub fn run(args: ChatArgs) -> Result<u8> {
         busy.store(true, Ordering::Relaxed);
         let mut written = Ok(());
         let reply = chat.reply(said, &mut |piece| {
-            let mut out = io::stdout();
-            written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+            written = write_out(piece);
             written.is_ok() && !stop.swap(false, Ordering::Relaxed)
         });
         busy.store(false, Ordering::Relaxed);
         match reply {
             Ok(reply) => {
-                written = written.and_then(|()| io::stdout().write_all(b"\n"));
+                written = written.and_then(|()| write_out("\n"));
                 if reply.forgotten > 0 {
-                    eprintln!(
+                    complain(&format!(
                         "loradeck: the context is full; the oldest {} messages are forgotten",
                         reply.forgotten
-                    );
+                    ));
                 }
             }
-            Err(error) => eprintln!("loradeck: {error:#}"),
+            Err(error) => complain(&format!("loradeck: {error:#}")),
         }
         match written {
             // Who reads has seen enough.
@@ -99,7 +101,7 @@ pub fn run(args: ChatArgs) -> Result<u8> {
         }
     }
     if interactive {
-        println!();
+        say("");
     }
     Ok(0)
 }

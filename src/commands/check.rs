@@ -5,11 +5,10 @@ mod json;
 mod text;
 mod trial;
 
-use std::io::Write;
-
 use anyhow::Result;
 
 use crate::cli::CheckArgs;
+use crate::printable::{write_json, write_out};
 
 /// Examines a config, its base and its data, and tries the pipeline out if asked. Prints the report;
 /// the exit code is 0, or 2 with a problem (1 if only the trial failed). Warnings do not count.
@@ -28,7 +27,7 @@ pub fn run(args: CheckArgs) -> Result<u8> {
         print(&text::report(&report, &text::Look::of_terminal()))?;
     }
     if args.json {
-        print(&format!("{:#}\n", json::report(&report)))?;
+        unless_closed(write_json(&format!("{:#}", json::report(&report))))?;
     } else {
         print(&text::verdict(&report, args.try_run))?;
     }
@@ -39,9 +38,12 @@ pub fn run(args: CheckArgs) -> Result<u8> {
 }
 
 fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    // A reader that has seen enough (`| head`) is no failure.
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    unless_closed(write_out(text))
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn unless_closed(written: std::io::Result<()>) -> Result<()> {
+    match written {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),
     }

@@ -1,13 +1,12 @@
 //! `loradeck combine`.
 
-use std::io::Write;
-
 use anyhow::{Context, Result};
 
 use super::adapters;
 use crate::adapter::{self, Dtype, ExportOptions, Format};
 use crate::cli::CombineArgs;
 use crate::model;
+use crate::printable::say;
 
 /// Makes one adapter of several.
 pub fn run(args: CombineArgs) -> Result<u8> {
@@ -51,17 +50,15 @@ pub fn run(args: CombineArgs) -> Result<u8> {
     };
     let written = adapter::write(combined, format, &args.output, &options)?;
     // What is written stays written when nobody reads these lines.
-    let mut out = std::io::stdout();
-    let _ = writeln!(
-        out,
+    say(&format!(
         "combined {} adapters into {} ({}, {} bytes): {told}",
         args.lora.len(),
         written.path.display(),
         adapters::size(written.bytes),
         written.bytes
-    );
+    ));
     for note in &written.notes {
-        let _ = writeln!(out, "  {note}");
+        say(&format!("  {note}"));
     }
     Ok(0)
 }

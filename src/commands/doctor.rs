@@ -1,13 +1,14 @@
 //! `loradeck doctor`: what this machine and this terminal can do.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use anyhow::Result;
 
 use crate::cli::DoctorArgs;
 use crate::model::{DeviceRequest, device};
 use crate::monitor::{GpuMonitor, HostMonitor};
+use crate::printable::write_out;
 use crate::protocol::GpuStatus;
 use crate::run::folder::host_name;
 use crate::run::{logind, socket};
@@ -53,7 +54,7 @@ pub fn run(args: DoctorArgs) -> Result<u8> {
         report(&lines, Capabilities::detect().unicode)
     };
     // `doctor | head` has read enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = write_out(&text);
     Ok(u8::from(lines.iter().any(|l| l.mark == Mark::Bad)))
 }
 

@@ -1,6 +1,5 @@
 //! `loradeck export`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,6 +9,7 @@ use crate::adapter::{self, Adapter, Dtype, ExportOptions, Format};
 use crate::cli::ExportArgs;
 use crate::error::input_error;
 use crate::model;
+use crate::printable::say;
 use crate::train::checkpoint::{self, CHECKPOINTS, Checkpoint};
 
 /// Writes an adapter, a checkpoint's or the newest of a run in other formats. A live run is not
@@ -48,18 +48,16 @@ pub fn run(args: ExportArgs) -> Result<u8> {
         };
         let written = adapter::write(found.adapter.clone(), format, &output, &options)?;
         // What is written stays written when nobody reads these lines.
-        let mut out = std::io::stdout();
-        let _ = writeln!(
-            out,
+        say(&format!(
             "wrote {} of {} to {} ({}, {} bytes)",
             format.name(),
             found.path.display(),
             written.path.display(),
             adapters::size(written.bytes),
             written.bytes
-        );
+        ));
         for note in &written.notes {
-            let _ = writeln!(out, "  {note}");
+            say(&format!("  {note}"));
         }
     }
     Ok(0)

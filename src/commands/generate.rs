@@ -1,7 +1,7 @@
 //! `loradeck generate`.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::error::input_error;
 use crate::generate::{Loaded, SamplingOptions, encode_prompt, generate};
 use crate::model::{self, Active, Base, DeviceRequest};
+use crate::printable::write_out;
 use crate::train::dtype;
 
 /// Prints what a base says to a prompt, or writes the prompt's logits.
@@ -93,14 +94,13 @@ fn print_text(
     ids: &[u32],
     options: &SamplingOptions,
 ) -> Result<()> {
-    let mut out = io::stdout().lock();
     let mut written = Ok(());
     let (decoder, tokenizer) = (&base.decoder, &base.tokenizer);
     generate(decoder, tokenizer, adapters, ids, options, &mut |text| {
-        written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        written = write_out(text);
         written.is_ok()
     })?;
-    match written.and_then(|()| out.write_all(b"\n")) {
+    match written.and_then(|()| write_out("\n")) {
         // Who reads has seen enough.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("writing to stdout"),

@@ -1,6 +1,6 @@
 //! `loradeck merge`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -13,6 +13,7 @@ use super::adapters;
 use crate::adapter;
 use crate::cli::MergeArgs;
 use crate::error::input_error;
+use crate::printable::{complain, say};
 use crate::run::signals;
 
 /// Merges adapters into a base.
@@ -42,34 +43,31 @@ pub fn run(args: MergeArgs) -> Result<u8> {
     bar.clear();
     let merged = match (merged, stopped.load(Ordering::Relaxed)) {
         (Err(error), signal) if signal != 0 => {
-            eprintln!("loradeck: {error:#}");
+            complain(&format!("loradeck: {error:#}"));
             return Ok(128 + signal as u8);
         }
         (merged, _) => merged?,
     };
-    let mut out = std::io::stdout();
     // What is written stays written when nobody reads these lines.
-    let _ = writeln!(
-        out,
+    say(&format!(
         "merged {} tensors into {} ({}, {} bytes)",
         merged.tensors,
         merged.path.display(),
         adapters::size(merged.bytes),
         merged.bytes
-    );
-    let _ = writeln!(
-        out,
+    ));
+    say(&format!(
         "  rounding error: {:.2e} of the merged weights, {:.2e} of what the adapters add",
         merged.loss.of_weights(),
         merged.loss.of_update()
-    );
+    ));
     for note in &merged.notes {
-        let _ = writeln!(out, "  {note}");
+        say(&format!("  {note}"));
     }
     if merged.loss.of_update() > 0.5 {
-        eprintln!(
+        complain(
             "loradeck: warning: rounding loses much of what the adapters add; a wider type (such \
-             as --dtype f16 for a GGUF) keeps it"
+             as --dtype f16 for a GGUF) keeps it",
         );
     }
     Ok(0)

@@ -1,6 +1,5 @@
 //! `loradeck new`: the form for a new run, or its defaults without questions.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
@@ -8,6 +7,7 @@ use anyhow::{Result, anyhow};
 use super::home::{self, advise};
 use crate::cli::NewArgs;
 use crate::error::input_error;
+use crate::printable::{say, write_out};
 use crate::ui::home::Open;
 use crate::ui::home::form::Form;
 use crate::ui::lang::Lang;
@@ -38,16 +38,13 @@ pub fn run(args: NewArgs) -> Result<u8> {
     let path = args.output.unwrap_or_else(|| form.path());
     let text = form.yaml();
     if path.as_os_str() == "-" {
-        std::io::stdout()
-            .write_all(text.as_bytes())
-            .map_err(|e| anyhow!("cannot write to stdout: {e}"))?;
+        write_out(&text).map_err(|e| anyhow!("cannot write to stdout: {e}"))?;
         return Ok(0);
     }
     home::write_new(&path, &text)?;
     let shown = path.display();
-    let _ = writeln!(
-        std::io::stdout(),
+    say(&format!(
         "wrote {shown}; `loradeck check {shown}` checks it, `loradeck train {shown}` starts it"
-    );
+    ));
     Ok(0)
 }

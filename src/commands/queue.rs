@@ -1,6 +1,6 @@
 //! `loradeck queue`: runs one after another.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::home;
 use crate::cli::{QueueArgs, QueueWorkerArgs};
 use crate::error::input_error;
+use crate::printable::{complain, say};
 use crate::run::logind;
 use crate::run::queue::{self, Entry, EntryState, Queue};
 use crate::ui::home::Open;
@@ -38,7 +39,7 @@ pub fn run(args: QueueArgs) -> Result<u8> {
     }
     queue.start()?;
     if let Some(warning) = logind::kills_user_processes() {
-        eprintln!("warning: {warning}");
+        complain(&format!("warning: {warning}"));
     }
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if args.detach {
@@ -95,11 +96,6 @@ fn line(entry: &Entry) -> String {
     )
 }
 
-/// A closed stdout is no reason to fail.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
 /// The process that works through a queue.
 pub fn work(args: QueueWorkerArgs) -> Result<u8> {
     // Fails only for a leader of a process group, which has a session of its own already.
@@ -125,6 +121,6 @@ fn ignore_hangup() {
         }
     });
     if let Err(e) = started {
-        eprintln!("a hang-up would end the queue: {e}");
+        complain(&format!("a hang-up would end the queue: {e}"));
     }
 }

@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::cli::RunnerArgs;
 use crate::config;
 use crate::error::exit_code;
+use crate::printable::complain;
 use crate::run::runner::{self, Place, first_word};
 use crate::run::start::{FirstWord, Request};
 use crate::train::train;
@@ -23,7 +24,7 @@ pub fn run(args: RunnerArgs) -> Result<u8> {
         Err(e) => {
             let error = format!("{e:#}");
             let exit_code = exit_code(&e);
-            eprintln!("loradeck: {error}");
+            complain(&format!("loradeck: {error}"));
             first_word(place, &FirstWord::Failed { error, exit_code }, None);
             Ok(exit_code)
         }

@@ -1,12 +1,12 @@
 //! `loradeck send`: one command to a run, and its answer.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::cli::{SendAction, SendArgs};
 use crate::error::input_error;
+use crate::printable::{complain, say};
 use crate::protocol::{Command, StopMode};
 use crate::run::client::Client;
 use crate::run::folder::{RunFolder, live_runner};
@@ -20,19 +20,19 @@ pub fn run(args: SendArgs) -> Result<u8> {
     let command = command(args.action, args.argument)?;
     let word = command.word();
     if live_runner(&folder).is_none() {
-        eprintln!("loradeck: {}", nobody(&folder, &word)?);
+        complain(&format!("loradeck: {}", nobody(&folder, &word)?));
         return Ok(1);
     }
     let mut client = Client::connect(&folder, false)?;
     let answer = client.command(command, SOON, || {
-        eprintln!("waiting: the run takes commands between two micro-batches, once it is loaded");
+        complain("waiting: the run takes commands between two micro-batches, once it is loaded");
     })?;
     if answer.ok {
         // Whoever reads may have left: `send RUN pause | head -0`.
-        let _ = writeln!(std::io::stdout(), "{word}: {}", answer.message);
+        say(&format!("{word}: {}", answer.message));
         Ok(0)
     } else {
-        eprintln!("loradeck: {word}: {}", answer.message);
+        complain(&format!("loradeck: {word}: {}", answer.message));
         Ok(1)
     }
 }

@@ -1,6 +1,6 @@
 //! `loradeck train`: starts or resumes a run, and shows it.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::{deck_options, home};
 use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
+use crate::printable::{complain, say};
 use crate::run::folder::{RunFolder, RunInfo, live_runner};
 use crate::run::link::Place;
 use crate::run::resume::{self, Decision, ResumeMode};
@@ -56,17 +57,17 @@ pub fn run(args: TrainArgs) -> Result<u8> {
         ));
     }
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        complain(&format!("warning: {warning}"));
     }
     let child = match start::spawn(&folder, &request)? {
         Ok(child) => child,
         Err(failed) => {
-            eprintln!("loradeck: {}", failed.error);
+            complain(&format!("loradeck: {}", failed.error));
             return Ok(failed.exit_code);
         }
     };
     if let Some(warning) = logind::kills_user_processes() {
-        eprintln!("warning: {warning}");
+        complain(&format!("warning: {warning}"));
     }
     if args.detach {
         let path = folder.root().display();
@@ -122,9 +123,4 @@ fn after_deck(folder: &RunFolder, mut child: Child, leave: Leave) -> Result<u8> 
     Ok(RunInfo::read(folder)
         .and_then(|info| info.ended)
         .map_or(1, |ended| ended.exit_code))
-}
-
-/// A closed stdout is no reason to fail.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -79,6 +79,9 @@ pub enum ClientMessage {
         sender: String,
         #[serde(default)]
         watch: bool,
+        /// Takes back the right to command: whatever this client sends later, it only watches.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        readonly: bool,
     },
     /// `id` is unique within its sender; the matching `Ack` carries it back.
     Command { id: u64, command: Command },

@@ -82,7 +82,10 @@ pub fn serve(
     let mut line = String::new();
     input.read_line(&mut line).context("nobody is there")?;
     let Ok(ClientMessage::Hello {
-        version, sender, ..
+        version,
+        sender,
+        readonly,
+        ..
     }) = serde_json::from_str(&line)
     else {
         return Err(input_error("the first line must be a hello"));
@@ -93,6 +96,9 @@ pub fn serve(
         // Fails once the other side has left.
         let _ = from_link.send(Out::Update(update));
     })?;
+    if readonly {
+        link.only_watch();
+    }
     let link = Arc::new(link);
     let asked = link.clone();
     thread::Builder::new()

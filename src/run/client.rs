@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::protocol::{ClientMessage, Command, EventKind, Reply, RunState, ServerMessage, VERSION};
 
-use super::folder::{RunFolder, RunInfo};
+use super::folder::{RunFolder, RunInfo, live_runner};
 use super::link::{next_id, own_name, write_line};
 
 /// A blocking connection to a live runner.
@@ -34,6 +34,8 @@ impl Client {
     /// No runner answers there.
     pub fn connect(folder: &RunFolder, watch: bool) -> Result<Client> {
         let nobody = || anyhow!("no runner is alive in {}", folder.root().display());
+        // The copy of a run's folder names the socket of the original's runner.
+        live_runner(folder).ok_or_else(nobody)?;
         let socket = RunInfo::read(folder)
             .and_then(|info| info.socket)
             .ok_or_else(nobody)?;
@@ -43,6 +45,7 @@ impl Client {
             version: VERSION,
             sender: sender.clone(),
             watch,
+            readonly: false,
         };
         write_line(&mut stream, &hello)?;
         let reader = BufReader::new(stream.try_clone()?);

@@ -9,6 +9,9 @@ use crate::train::{Control, Reporter};
 
 use super::hub::Hub;
 
+/// Commands that may wait for the trainer.
+const COMMANDS: u64 = 64;
+
 const ENDED: &str = "the run has ended";
 
 /// The sending end of the trainer's [`Control`] channel, open until the trainer has returned.
@@ -20,6 +23,8 @@ pub struct Gate {
 
 struct Inner {
     controls: Option<Sender<Control>>,
+    /// Commands taken in so far; each gets one `Ack`.
+    asked: u64,
     /// The config as the trainer has it once it has taken everything sent.
     running: RunConfig,
 }
@@ -32,6 +37,7 @@ impl Gate {
             hub,
             inner: Arc::new(Mutex::new(Inner {
                 controls: Some(sender),
+                asked: 0,
                 running,
             })),
         };
@@ -45,6 +51,14 @@ impl Gate {
     /// Hands a command to the trainer, which acks it; one that cannot be taken is acked here.
     pub fn command(&self, id: u64, sender: &str, command: Command) {
         let mut inner = self.lock();
+        let waiting = inner.asked.saturating_sub(self.hub.acks());
+        inner.asked += 1;
+        if waiting >= COMMANDS {
+            let why = format!(
+                "{COMMANDS} commands wait for the trainer already; send it again when they are answered"
+            );
+            return self.refuse(id, sender, &command, &why);
+        }
         if let Command::Set { key, value } = &command {
             match config::set_live(&inner.running, key, value) {
                 Ok(running) => inner.running = running,
@@ -59,6 +73,11 @@ impl Gate {
         if let Err(Control::Command { command, .. }) = inner.send(control) {
             self.refuse(id, sender, &command, ENDED);
         }
+    }
+
+    /// Counts a command whose `Ack` does not come from the trainer.
+    pub fn answered_elsewhere(&self) {
+        self.lock().asked += 1;
     }
 
     /// Takes over the changes of an edited config file that may act during the run. A key that was

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::printable::complain;
 use crate::protocol::{EventKind, Level, PhaseName};
 use crate::train::Reporter;
 
@@ -58,7 +59,7 @@ fn evicted(root: &str, hub: &Hub) -> ! {
         "the run folder {root} was deleted or moved away, and another runner has started there: this \
          one ends"
     );
-    eprintln!("loradeck: {error}");
+    complain(&format!("loradeck: {error}"));
     hub.emit(EventKind::Phase {
         phase: PhaseName::Failed,
         detail: String::new(),

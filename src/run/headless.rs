@@ -8,6 +8,8 @@ use anyhow::Result;
 
 use crate::protocol::{Event, EventKind, Level, Num, PhaseName, RunState, StepMetrics};
 
+use crate::printable::printable;
+
 use super::hub::Hub;
 
 /// Events that may wait for a slow stdout; later ones are left out.
@@ -34,7 +36,7 @@ pub fn start(hub: &Hub) -> Result<JoinHandle<()>> {
             for event in events {
                 for line in lines.of(&event) {
                     // A closed stdout is no reason to stop.
-                    let _ = writeln!(out, "{line}");
+                    let _ = writeln!(out, "{}", printable(&line));
                 }
                 let _ = out.flush();
             }

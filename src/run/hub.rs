@@ -1,5 +1,6 @@
 //! The one thread that numbers events, writes them to the log, folds them and hands them on.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+use crate::printable::complain;
 use crate::protocol::{Event, EventKind, Level, Message, PhaseName, RunState, ServerMessage};
 use crate::train::Reporter;
 
@@ -48,6 +50,30 @@ enum Request {
 pub struct Hub {
     requests: SyncSender<Request>,
     glance: Arc<Mutex<Glance>>,
+    acks: Arc<AtomicU64>,
+    clock: Clock,
+}
+
+/// Seconds since the Unix epoch that never go back and never jump, whatever is done to the machine's
+/// clock meanwhile: the order of events and the time that is left depend on them.
+#[derive(Clone, Copy)]
+struct Clock {
+    began: Instant,
+    then: f64,
+}
+
+impl Clock {
+    /// Goes on from `last`, the time of the log's last event, where the machine's clock is behind it.
+    fn after(last: f64) -> Self {
+        Clock {
+            began: Instant::now(),
+            then: now().max(last),
+        }
+    }
+
+    fn now(&self) -> f64 {
+        self.then + self.began.elapsed().as_secs_f64()
+    }
 }
 
 /// What others look at all the time, without asking for the whole state.
@@ -68,7 +94,10 @@ impl Hub {
         let hub = Hub {
             requests,
             glance: glance.clone(),
+            acks: Arc::default(),
+            clock: Clock::after(opened.state.time),
         };
+        let clock = hub.clock;
         let worker = Worker {
             log: opened.log,
             state: opened.state,
@@ -77,6 +106,7 @@ impl Hub {
             taps: Vec::new(),
             flush_at: None,
             failing: None,
+            clock,
         };
         let thread = thread::Builder::new()
             .name("event-log".into())
@@ -87,6 +117,11 @@ impl Hub {
     fn glance(&self) -> Glance {
         let glance = self.glance.lock().unwrap_or_else(|e| e.into_inner());
         glance.clone()
+    }
+
+    /// Commands answered so far.
+    pub fn acks(&self) -> u64 {
+        self.acks.load(Ordering::Relaxed)
     }
 
     /// Phase of the last event that was written.
@@ -143,7 +178,12 @@ impl Hub {
 impl Reporter for Hub {
     fn emit(&self, kind: EventKind) {
         // Fails only after `close`, when nobody listens any more.
-        let _ = self.requests.send(Request::Emit(now(), Box::new(kind)));
+        if matches!(kind, EventKind::Ack { .. }) {
+            self.acks.fetch_add(1, Ordering::Relaxed);
+        }
+        let _ = self
+            .requests
+            .send(Request::Emit(self.clock.now(), Box::new(kind)));
     }
 
     fn sync(&self) -> Result<()> {
@@ -165,6 +205,7 @@ struct Worker {
     flush_at: Option<Instant>,
     /// Why the last write failed.
     failing: Option<String>,
+    clock: Clock,
 }
 
 impl Worker {
@@ -311,14 +352,17 @@ impl Worker {
     }
 
     fn tell(&mut self, level: Level, text: String) {
-        self.emit(now(), EventKind::Message(Message { level, text }));
+        self.emit(
+            self.clock.now(),
+            EventKind::Message(Message { level, text }),
+        );
     }
 
     fn write_last_lines(&mut self) {
         let since = Instant::now();
         while let Err(e) = self.log.sync() {
             if since.elapsed() > LAST_LINES {
-                eprintln!("the last events could not be written: {e}");
+                complain(&format!("the last events could not be written: {e}"));
                 return;
             }
             thread::sleep(FLUSH_EVERY);

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::config::{self, LoadedConfig, RunConfig};
 use crate::error::{exit_code, input_error};
+use crate::printable::complain;
 use crate::protocol::{EventKind, Level, PhaseName, VERSION};
 use crate::train::{Control, Folders, Outcome, Reporter};
 
@@ -82,7 +83,7 @@ pub fn run(request: Request, loaded: LoadedConfig, place: Place, train: TrainFn)
 
 fn no_start(error: &anyhow::Error, place: Place) -> u8 {
     let (text, exit_code) = (format!("{error:#}"), exit_code(error));
-    eprintln!("loradeck: {text}");
+    complain(&format!("loradeck: {text}"));
     let word = FirstWord::Failed {
         error: text,
         exit_code,
@@ -360,7 +361,7 @@ fn record_end(info: &InfoFile, exit_code: u8, error: Option<String>) {
         });
     });
     if let Err(e) = ended {
-        eprintln!("loradeck: {e:#}");
+        complain(&format!("loradeck: {e:#}"));
     }
 }
 
@@ -404,7 +405,7 @@ impl Runner {
             }
             Err(e) => {
                 let error = format!("{e:#}");
-                eprintln!("loradeck: {error}");
+                complain(&format!("loradeck: {error}"));
                 if last.phase != PhaseName::Failed {
                     let failed = phase(PhaseName::Failed, "", Some(error.clone()));
                     self.hub.emit(failed);

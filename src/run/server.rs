@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::printable::is_harmless;
 use crate::protocol::{ClientMessage, Command, EventKind, Reply, ServerMessage, VERSION};
 use crate::train::Reporter;
 
@@ -25,6 +26,9 @@ pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 const CLIENTS: usize = 64;
 /// Longest line a client may send.
 const LINE_BYTES: u64 = 1 << 20;
+/// Lines a client may send at once, and how fast they are taken after that.
+const BURST: f64 = 256.0;
+const LINES_PER_SECOND: f64 = 64.0;
 /// For the first line.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the socket's file is looked for.
@@ -112,7 +116,8 @@ impl Server {
             match poll(&mut wanted, Some(&LOOK_EVERY)) {
                 Ok(0) => self.look_for_socket(run_dir, &moved),
                 Ok(_) => match listener.accept() {
-                    Ok((stream, _)) => self.welcome(stream),
+                    Ok((stream, _)) if is_own(&stream) => self.welcome(stream),
+                    Ok((stream, _)) => turn_away(stream),
                     Err(_) => thread::sleep(Duration::from_millis(100)),
                 },
                 Err(_) => thread::sleep(Duration::from_millis(100)),
@@ -179,7 +184,10 @@ impl Server {
         let _ = stream.set_read_timeout(Some(HELLO_PATIENCE));
         let mut reader = BufReader::new(stream);
         let mut client: Option<Hello> = None;
+        let mut pace = Pace::new();
         loop {
+            // Who sends more waits: its lines stay in the socket, then with it.
+            thread::sleep(pace.wait(Instant::now()));
             let line = match read_line(&mut reader) {
                 Ok(Line::Whole(line)) => line,
                 Ok(Line::TooLong) => {
@@ -205,6 +213,7 @@ impl Server {
                         version,
                         sender,
                         watch,
+                        readonly,
                     },
                     None,
                 ) => {
@@ -215,7 +224,11 @@ impl Server {
                         sender: sender.clone(),
                         watch,
                     });
-                    client = Some(Hello { version, sender });
+                    client = Some(Hello {
+                        version,
+                        sender,
+                        readonly,
+                    });
                 }
                 (ClientMessage::Hello { .. }, Some(_)) => {
                     say(queue, 0, refusal("hello was said already"));
@@ -230,6 +243,13 @@ impl Server {
                 }
                 (ClientMessage::StartRunner { id }, Some(_)) => {
                     say(queue, id, refusal("a runner is alive already"));
+                }
+                (ClientMessage::Command { id, .. }, Some(hello)) if hello.readonly => {
+                    say(
+                        queue,
+                        id,
+                        refusal("this client has said that it only watches"),
+                    );
                 }
                 (ClientMessage::Command { id, command }, Some(hello)) => {
                     if hello.version == VERSION {
@@ -263,6 +283,7 @@ impl Server {
         let Command::WriteConfig { text } = &command else {
             return self.gate.command(id, sender, command);
         };
+        self.gate.answered_elsewhere();
         let written = self.store.write_config(text);
         self.hub.emit(EventKind::Ack {
             id,
@@ -277,6 +298,51 @@ impl Server {
 struct Hello {
     version: u32,
     sender: String,
+    readonly: bool,
+}
+
+/// Whether the other end belongs to this user, or to root, who may do anything anyway. The folder's
+/// mode keeps others out already; this holds where a mode was changed or is not kept.
+fn is_own(stream: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(stream)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+/// Tells another user's client why it is refused. Its socket's buffer has room for the line, and if it
+/// had not, that would be its own fault.
+fn turn_away(mut stream: UnixStream) {
+    let reply = ServerMessage::Reply {
+        id: 0,
+        reply: refusal("this run belongs to another user"),
+    };
+    let _ = stream.set_nonblocking(true);
+    if let Ok(mut line) = serde_json::to_vec(&reply) {
+        line.push(b'\n');
+        let _ = stream.write_all(&line);
+    }
+}
+
+/// A client's allowance of lines.
+struct Pace {
+    left: f64,
+    counted: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Pace {
+            left: BURST,
+            counted: Instant::now(),
+        }
+    }
+
+    /// Takes one line off the allowance; how long to wait for it.
+    fn wait(&mut self, now: Instant) -> Duration {
+        let gained = now.saturating_duration_since(self.counted).as_secs_f64() * LINES_PER_SECOND;
+        self.counted = now;
+        self.left = (self.left + gained).min(BURST) - 1.0;
+        Duration::from_secs_f64((-self.left).max(0.0) / LINES_PER_SECOND)
+    }
 }
 
 fn say(queue: &Outbox, id: u64, reply: Reply) -> bool {
@@ -287,7 +353,7 @@ fn say(queue: &Outbox, id: u64, reply: Reply) -> bool {
 fn printable(sender: &str) -> String {
     sender
         .chars()
-        .filter(|c| !c.is_control())
+        .filter(|c| is_harmless(*c))
         .take(200)
         .collect()
 }

@@ -1,8 +1,8 @@
 //! Where the control socket lies, and binding it.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -108,6 +108,8 @@ fn bind_in(folder: &Path, name: &str) -> Result<Socket> {
     }
     let binding = || format!("cannot bind {}", path.display());
     let listener = UnixListener::bind(&path).with_context(binding)?;
+    // Nobody else can enter the folder meanwhile.
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).with_context(binding)?;
     let inode = fs::symlink_metadata(&path).with_context(binding)?.ino();
     Ok(Socket {
         listener,
@@ -138,7 +140,6 @@ fn private_folder(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 
     use super::*;

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::checkpoint;
+use super::optimizer::Values;
 use super::preflight::adapter_format;
 use super::save::in_run;
 use super::shrink::admitted;
@@ -25,6 +26,10 @@ pub fn export(
     format: ExportFormat,
     folder: &Path,
 ) -> Result<Written> {
+    ensure!(
+        Values::of(set)?.all_finite(),
+        "the adapter holds numbers that are not finite"
+    );
     let trained = adapter::from_lora_set(set, &portable_name(&base.name))?;
     let options = ExportOptions {
         dtype: None,

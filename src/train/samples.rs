@@ -15,6 +15,7 @@ use super::trainer::{Flow, Trainer};
 use crate::config::OnOom;
 use crate::generate::{SamplingOptions, encode_prompt, generate};
 use crate::model::{self, Active};
+use crate::printable::printable;
 use crate::protocol::{EventKind, Level, PhaseName, SampleText};
 
 /// Long enough to see what was learnt, short enough not to hold up the run.
@@ -139,7 +140,7 @@ impl Trainer<'_> {
                 let mut options = OpenOptions::new();
                 options.create(true).append(true).open(&path)
             })
-            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|mut file| file.write_all(printable(&text).as_bytes()))
             .with_context(|| format!("the samples were not written to {}", path.display()));
         if let Err(e) = written {
             self.message(Level::Warning, format!("{e:#}"));

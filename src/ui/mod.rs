@@ -111,6 +111,9 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         // Fails once the deck is left; nobody is there to be told.
         let _ = updates.send(Msg::Update(update));
     })?;
+    if options.readonly {
+        link.only_watch();
+    }
     let size = crossterm::terminal::size().context("cannot read the terminal's size")?;
     let setup = Setup {
         themes,

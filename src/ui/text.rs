@@ -4,6 +4,8 @@ use ratatui::style::Style;
 use ratatui::text::Span;
 use unicode_width::UnicodeWidthStr;
 
+use crate::printable::is_harmless;
+
 /// Columns a string takes.
 pub fn width(text: &str) -> usize {
     text.width()
@@ -76,8 +78,7 @@ pub fn one_line(text: &str) -> String {
     text.chars()
         .filter_map(|c| match c {
             '\n' | '\t' | '\r' => Some(' '),
-            c if c.is_control() => None,
-            c => Some(c),
+            c => is_harmless(c).then_some(c),
         })
         .collect()
 }

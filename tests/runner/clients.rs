@@ -118,6 +118,7 @@ fn a_stopped_reader_loses_metrics_only_is_told_how_many_and_never_slows_the_run(
             version: VERSION,
             sender: "sleeper".into(),
             watch: true,
+            readonly: false,
         },
     );
     say_resume(&run);
@@ -271,6 +272,7 @@ fn bad_lines_are_refused_and_never_end_the_run_or_the_conversation() {
         version: VERSION,
         sender: "fuzz\u{1b}[31m".into(),
         watch: false,
+        readonly: false,
     };
     let hello = serde_json::to_vec(&hello).unwrap();
     stream_write(&run, &hello);
@@ -300,6 +302,7 @@ fn another_protocol_version_may_watch_and_ask_but_not_command() {
             version: VERSION + 1,
             sender: "from the future".into(),
             watch: true,
+            readonly: false,
         },
     );
     say(

@@ -1,7 +1,9 @@
 //! The runner as a real process, around a trainer that only pretends.
 
 mod clients;
+mod endurance;
 mod life;
+mod others;
 mod support;
 
 /// Not a test: the process that the others start. See `support::Run::start`.
@@ -9,4 +11,11 @@ mod support;
 #[ignore = "the runner process of the other tests"]
 fn runner_process() {
     support::runner_process();
+}
+
+/// Not a test either: a client of another user.
+#[test]
+#[ignore = "another user's client in a test of this folder"]
+fn stranger_process() {
+    others::stranger();
 }

@@ -64,6 +64,10 @@ impl Run {
         run
     }
 
+    pub fn scratch_folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
     pub fn config_text(&self, body: &str) -> String {
         let folder = self.scratch.path().display();
         format!(

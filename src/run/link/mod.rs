@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use crate::protocol::{ClientMessage, Command, Event, Query, Reply, RunState};
 
 use super::folder::{RunFolder, host_name};
+use super::store::refusal;
 pub use address::{SCHEME, SshAddress};
 pub use lines::{Lines, event_line};
 pub use replay::MAX_GAP;
@@ -98,6 +99,8 @@ struct Shared {
     /// A byte written here ends the thread's wait.
     wake: UnixStream,
     closed: AtomicBool,
+    /// Commands are refused here already, and new connections say so.
+    readonly: AtomicBool,
 }
 
 enum Request {
@@ -130,6 +133,18 @@ impl Shared {
 
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    fn is_readonly(&self) -> bool {
+        self.readonly.load(Ordering::Relaxed)
+    }
+
+    /// What changes a run, unless this link only watches.
+    fn push_change(&self, id: u64, request: Request) {
+        match self.is_readonly() {
+            true => self.push(Request::Answer(id, refusal("opened with --readonly"))),
+            false => self.push(request),
+        }
     }
 }
 
@@ -209,8 +224,14 @@ impl Link {
             requests: Mutex::default(),
             wake,
             closed: AtomicBool::new(false),
+            readonly: AtomicBool::new(false),
         });
         Ok((Link { sender, shared }, woken))
+    }
+
+    /// From now on nothing can be commanded through this link.
+    pub fn only_watch(&self) {
+        self.shared.readonly.store(true, Ordering::Relaxed);
     }
 
     /// Sends a command; its `Ack` event carries the returned id and this link's `sender()`.
@@ -223,7 +244,7 @@ impl Link {
 
     /// [`Link::command`] with an id that is unique for the sender.
     pub fn command_as(&self, id: u64, command: Command) {
-        self.shared.push(Request::Command(id, command));
+        self.shared.push_change(id, Request::Command(id, command));
     }
 
     /// Asks a query, answered by the runner, or from the run folder by the same code.
@@ -252,7 +273,7 @@ impl Link {
 
     /// [`Link::start_runner`] with an id that is unique for the sender.
     pub fn start_runner_as(&self, id: u64) {
-        self.shared.push(Request::StartRunner(id));
+        self.shared.push_change(id, Request::StartRunner(id));
     }
 }
 

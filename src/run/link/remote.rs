@@ -109,6 +109,7 @@ impl Line {
                     version: VERSION,
                     sender: sender.to_owned(),
                     watch: true,
+                    readonly: false,
                 };
                 return write_line(&mut self.input, &hello);
             }
@@ -331,7 +332,8 @@ impl<F: FnMut(Update)> Worker<F> {
                         let result = Err("the line is down".to_owned());
                         (self.on_update)(Update::RunnerStarted { id, result });
                     }
-                    Request::Answer(..) | Request::Started(..) => {}
+                    Request::Answer(id, reply) => (self.on_update)(Update::Reply { id, reply }),
+                    Request::Started(..) => {}
                 }
             }
         }
@@ -380,7 +382,11 @@ impl<F: FnMut(Update)> Worker<F> {
                     self.starting.insert(id);
                     ClientMessage::StartRunner { id }
                 }
-                Request::Answer(..) | Request::Started(..) => continue,
+                Request::Answer(id, reply) => {
+                    (self.on_update)(Update::Reply { id, reply });
+                    continue;
+                }
+                Request::Started(..) => continue,
             };
             write_line(&mut line.input, &message)?;
         }

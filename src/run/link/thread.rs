@@ -118,6 +118,8 @@ impl<F: FnMut(Update)> Worker<F> {
 
     fn connect(&self) -> io::Result<Connection> {
         let nobody = || io::Error::new(io::ErrorKind::NotFound, "no runner is alive");
+        // The copy of a run's folder names the socket of the original's runner.
+        live_runner(&self.folder).ok_or_else(nobody)?;
         let info = RunInfo::read(&self.folder).ok_or_else(nobody)?;
         let socket = info.socket.ok_or_else(nobody)?;
         let mut stream = UnixStream::connect(socket).map_err(|_| nobody())?;
@@ -126,6 +128,7 @@ impl<F: FnMut(Update)> Worker<F> {
             version: VERSION,
             sender: self.sender.clone(),
             watch: true,
+            readonly: self.shared.is_readonly(),
         };
         write_line(&mut stream, &hello)?;
         Ok(Connection {

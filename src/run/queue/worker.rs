@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 
 use crate::config;
+use crate::printable::complain;
 use crate::protocol::{Command, PhaseName, StopMode};
 
 use super::super::client::Client;
@@ -63,19 +64,19 @@ pub fn work(folder: &Path) -> Result<()> {
             Ok(Some(entry))
         })?;
         let Some(entry) = entry else { return Ok(()) };
-        eprintln!("{}: begins", entry.config.display());
+        complain(&format!("{}: begins", entry.config.display()));
         let (outcome, error) = match run(&queue, &entry) {
             Ok(outcome) => outcome,
             Err(e) => (EntryState::Failed, Some(format!("{e:#}"))),
         };
-        eprintln!(
+        complain(&format!(
             "{}: {}{}",
             entry.config.display(),
             outcome.as_str(),
             error
                 .as_ref()
                 .map_or(String::new(), |e| format!(": {}", e.trim_end()))
-        );
+        ));
         queue.edit(|state| {
             let entry = state.entry(entry.id)?;
             entry.state = outcome;
@@ -168,10 +169,13 @@ fn stop_run(folder: &RunFolder) {
         let answer = Client::connect(&folder, false)
             .and_then(|mut client| client.command(stop, STOP_PATIENCE, || ()));
         if let Err(e) = answer {
-            eprintln!("{}: cannot be stopped: {e:#}", folder.root().display());
+            complain(&format!(
+                "{}: cannot be stopped: {e:#}",
+                folder.root().display()
+            ));
         }
     });
     if let Err(e) = asking {
-        eprintln!("cannot start a thread: {e}");
+        complain(&format!("cannot start a thread: {e}"));
     }
 }

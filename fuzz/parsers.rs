@@ -1,0 +1,191 @@
+//! One function for each parser of files that others wrote: it takes any bytes, and whatever it makes of
+//! them, it may not panic, hang, or take memory beyond a bound tied to the input's size.
+//!
+//! The targets of `fuzz/fuzz_targets` call these under libFuzzer, `tests/fuzz.rs` with its own mutations.
+
+use std::cell::OnceCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use loradeck::model::Tokenizer;
+use loradeck::ops::heap::{self, Watch};
+
+/// What reading may take beyond the input: tables of the parsers themselves, the dataset's statistics.
+const FLOOR: usize = 64 << 20;
+/// What it may take for each byte of the input.
+const FACTOR: usize = 256;
+
+/// A folder in memory where the system has one: a run is a file written and read.
+fn scratch() -> &'static Path {
+    thread_local!(static FOLDER: OnceCell<&'static Path> = const { OnceCell::new() });
+    FOLDER.with(|folder| {
+        *folder.get_or_init(|| {
+            let shm = Path::new("/dev/shm");
+            let parent = if shm.is_dir() {
+                shm.to_owned()
+            } else {
+                std::env::temp_dir()
+            };
+            let name = format!(
+                "loradeck-fuzz-{}-{:?}",
+                std::process::id(),
+                std::thread::current().id()
+            );
+            let path = parent.join(name.replace(['(', ')'], "-"));
+            fs::create_dir_all(&path).unwrap();
+            Box::leak(path.into_boxed_path())
+        })
+    })
+}
+
+/// Removes this thread's folder.
+pub fn clean_up() {
+    let _ = fs::remove_dir_all(scratch());
+}
+
+fn bounded(input: &[u8], work: impl FnOnce()) {
+    let watch = Watch::new(FLOOR + FACTOR * input.len(), 1 << 20);
+    work();
+    if let Err(e) = heap::check() {
+        panic!("{e}, from {} bytes of input", input.len());
+    }
+    drop(watch);
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|p| p.join("tests/fixtures"))
+        .find(|p| p.is_dir())
+        .unwrap()
+}
+
+/// A copy of a fixture's folder, once.
+fn folder_of(name: &str, fixture: &str) -> PathBuf {
+    let folder = scratch().join(name);
+    if !folder.is_dir() {
+        fs::create_dir(&folder).unwrap();
+        for entry in fs::read_dir(fixtures().join(fixture)).unwrap().flatten() {
+            if entry.path().is_file() {
+                fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    folder
+}
+
+/// A base's `model.safetensors`.
+pub fn safetensors(input: &[u8]) {
+    let folder = folder_of("safetensors", "llama_tied_gqa");
+    fs::write(folder.join("model.safetensors"), input).unwrap();
+    bounded(input, || {
+        drop(loradeck::model::describe(folder.to_str().unwrap()))
+    });
+}
+
+/// A base's GGUF file: its tensors, and its tokenizer.
+pub fn gguf(input: &[u8]) {
+    let path = scratch().join("base.gguf");
+    fs::write(&path, input).unwrap();
+    let path = path.to_str().unwrap();
+    bounded(input, || {
+        if loradeck::model::describe(path).is_ok() {
+            drop(loradeck::model::open_tokenizer(path));
+        }
+    });
+}
+
+/// A base's `tokenizer.json`.
+pub fn tokenizer(input: &[u8]) {
+    let folder = folder_of("tokenizer", "llama_tied_gqa");
+    fs::write(folder.join("tokenizer.json"), input).unwrap();
+    bounded(input, || {
+        drop(loradeck::model::open_tokenizer(folder.to_str().unwrap()))
+    });
+}
+
+/// A config file.
+pub fn config(input: &[u8]) {
+    let path = scratch().join("config.yaml");
+    fs::write(&path, input).unwrap();
+    bounded(input, || match loradeck::config::load(&path, &[]) {
+        Ok(loaded) => drop(loradeck::config::to_yaml(&loaded.config)),
+        Err(problems) => problems.iter().for_each(|p| drop(p.to_string())),
+    });
+}
+
+fn data(name: &str, input: &[u8]) {
+    thread_local!(static TOKENIZER: OnceCell<Tokenizer> = const { OnceCell::new() });
+    let path = scratch().join(name);
+    fs::write(&path, input).unwrap();
+    let yaml = scratch().join(format!("{name}.yaml"));
+    if !yaml.is_file() {
+        let text = format!(
+            "base_model: builtin:tiny-llama\ntrain_data_dir: {}\nskip_bad_records: true\neval_split: 0\n",
+            path.display()
+        );
+        fs::write(&yaml, text).unwrap();
+    }
+    let config = loradeck::config::load(&yaml, &[]).unwrap().config;
+    TOKENIZER.with(|tokenizer| {
+        let tokenizer = tokenizer
+            .get_or_init(|| loradeck::model::open_tokenizer("builtin:tiny-llama").unwrap());
+        bounded(input, || drop(loradeck::data::load(&config, tokenizer)));
+    });
+}
+
+pub fn csv(input: &[u8]) {
+    data("records.csv", input);
+}
+
+pub fn jsonl(input: &[u8]) {
+    data("records.jsonl", input);
+}
+
+/// A line on the socket or in the event log.
+pub fn protocol(input: &[u8]) {
+    use loradeck::protocol::{ClientMessage, ServerMessage};
+    bounded(input, || {
+        drop(serde_json::from_slice::<ClientMessage>(input));
+        drop(serde_json::from_slice::<ServerMessage>(input));
+        if let Ok(event) = serde_json::from_slice::<loradeck::protocol::Event>(input) {
+            loradeck::protocol::RunState::default().apply(&event);
+        }
+    });
+}
+
+/// An adapter in a single file: kohya's, diffusers' or PEFT's names.
+pub fn adapter(input: &[u8]) {
+    let path = scratch().join("adapter.safetensors");
+    fs::write(&path, input).unwrap();
+    bounded(input, || drop(loradeck::adapter::open(&path)));
+}
+
+/// A GGUF adapter.
+pub fn adapter_gguf(input: &[u8]) {
+    let path = scratch().join("adapter.gguf");
+    fs::write(&path, input).unwrap();
+    bounded(input, || drop(loradeck::adapter::open(&path)));
+}
+
+/// A PEFT folder's `adapter_config.json`.
+pub fn adapter_config(input: &[u8]) {
+    let folder = folder_of("peft", "llama_tied_gqa/adapter");
+    fs::write(folder.join("adapter_config.json"), input).unwrap();
+    bounded(input, || drop(loradeck::adapter::open(&folder)));
+}
+
+pub type Parser = (&'static str, fn(&[u8]));
+
+pub const PARSERS: [Parser; 10] = [
+    ("safetensors", safetensors),
+    ("gguf", gguf),
+    ("tokenizer", tokenizer),
+    ("config", config),
+    ("csv", csv),
+    ("jsonl", jsonl),
+    ("protocol", protocol),
+    ("adapter", adapter),
+    ("adapter_gguf", adapter_gguf),
+    ("adapter_config", adapter_config),
+];
