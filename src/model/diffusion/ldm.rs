@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::config::{Addition, ClipConfig, Kind, UNetBlock, UNetConfig, VaeConfig};
+use super::config::{
+    Addition, ClipConfig, Kind, TIME_IDS, UNetBlock, UNetConfig, VaeConfig,
+};
 use super::names;
 use crate::error::input_error;
 use crate::model::source::Stored;
@@ -97,7 +99,7 @@ impl<'a> Part<'a> {
 pub(super) fn read(file: &str, all: BTreeMap<String, Stored>) -> Result<Checkpoint> {
     let unet = Part::of(file, &all, UNET);
     let kind = kind(file, &all)?;
-    let unet_config = unet_config(&unet, kind)?;
+    let mut unet_config = unet_config(&unet, kind)?;
     unet_config.check(file)?;
     let vae = Part::of(file, &all, VAE);
     let vae_config = vae_config(&vae, kind)?;
@@ -126,6 +128,10 @@ pub(super) fn read(file: &str, all: BTreeMap<String, Stored>) -> Result<Checkpoi
             open_clip(&part(SDXL_TEXT_2), "text_encoder_2.", true, &mut tensors)?,
         ],
     };
+    let pooled = text.last().and_then(|config| config.projection);
+    if let (Some(addition), Some(pooled)) = (&mut unet_config.addition, pooled) {
+        addition.time_features = addition.inputs.saturating_sub(pooled) / TIME_IDS;
+    }
     Ok(Checkpoint {
         kind,
         unet: unet_config,
@@ -214,9 +220,9 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
         context,
         linear_projection: projection.is_some_and(|stored| stored.shape.len() == 2),
         eps: 1e-5,
-        // 256 features for each of the six numbers; the rest is the pooled text's.
+        // How many are the pooled text's is known with the text encoder.
         addition: addition.map(|inputs| Addition {
-            time_features: 256.min(inputs / 12),
+            time_features: inputs / TIME_IDS,
             inputs,
         }),
     };

@@ -68,7 +68,7 @@ enum Vocabulary {
 }
 
 /// The files of a base in diffusers' layout, wherever they come from.
-pub(in crate::model) struct Parts<'a> {
+pub struct Parts<'a> {
     pub name: String,
     pub format: &'static str,
     /// `scheduler_config.json`.
@@ -79,7 +79,8 @@ pub(in crate::model) struct Parts<'a> {
     pub vocabulary: (&'static str, &'static str),
 }
 
-pub(in crate::model) struct Component<'a> {
+/// One part of a base: its `config.json` and its safetensors files with their names.
+pub struct Component<'a> {
     pub name: &'a str,
     pub config: &'a str,
     pub weights: Vec<(Bytes, String)>,
@@ -135,7 +136,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub(in crate::model) fn from_parts(parts: Parts<'_>) -> Result<Self> {
+    pub fn from_parts(parts: Parts<'_>) -> Result<Self> {
         let vocabulary = Vocabulary::Texts(parts.vocabulary.0, parts.vocabulary.1);
         assemble(
             parts.name,
@@ -190,6 +191,26 @@ impl Source {
                 ClipTokenizer::from_texts(vocabulary, merges, "the built-in tokenizer")
             }
         }
+    }
+
+    /// A hash of the names and numbers of a part's tensors (`unet`, `vae` or `text_encoder`, which
+    /// means both of SDXL's): the same for the same weights in another file.
+    pub fn fingerprint(&self, part: &str) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        let of_part = |name: &str| match part {
+            "text_encoder" => name.starts_with("text_encoder"),
+            _ => name.split('.').next() == Some(part),
+        };
+        for (name, _) in self.expected().iter().filter(|(name, _)| of_part(name)) {
+            let stored = &self.tensors.stored[name];
+            let whole: &[u8] = (*stored.bytes).as_ref();
+            let numbers: usize = stored.shape.iter().product();
+            let bytes = numbers * stored.encoding.type_size();
+            hasher.update(name.as_bytes());
+            hasher.update(format!("{:?}", stored.encoding).as_bytes());
+            hasher.update_rayon(&whole[stored.start..stored.start + bytes]);
+        }
+        hasher.finalize()
     }
 
     pub(super) fn tensors(&self) -> &Tensors {
