@@ -210,7 +210,11 @@ fn losses_and_gradients_are_those_of_diffusers_with_and_without_recomputation() 
             let expected = f64::from(floats(&case.expected["loss"])[0]);
             assert!((pass.loss / expected - 1.0).abs() < 1e-5, "{}", case.name);
             for (parameter, gradient) in set.parameters().iter().zip(&pass.gradients) {
-                let part = if parameter.part.name() == "lora_A" { "a" } else { "b" };
+                let part = if parameter.part.name() == "lora_A" {
+                    "a"
+                } else {
+                    "b"
+                };
                 case.close(gradient, &format!("grad.{part}.{}", parameter.module));
             }
             passes.push(pass);
@@ -235,7 +239,11 @@ fn losses_and_gradients_are_those_of_diffusers_with_and_without_recomputation() 
             unet.loss_and_gradients(input, text, &alone, None, true, loss)
         });
         for (parameter, gradient) in alone.parameters().iter().zip(&pass.unwrap().gradients) {
-            let part = if parameter.part.name() == "lora_A" { "a" } else { "b" };
+            let part = if parameter.part.name() == "lora_A" {
+                "a"
+            } else {
+                "b"
+            };
             case.close(gradient, &format!("grad.{part}.{}", parameter.module));
         }
     }
@@ -280,9 +288,8 @@ fn images_of_one_batch_do_not_see_each_other() {
         let (unet, encoders) = (case.unet(), case.text_encoders());
         let mut long = case.captions[0].clone();
         long.push(case.captions[1][0].clone());
-        let texts = [long, case.captions[1].clone()].map(|caption| {
-            encoders.encode(&[caption], 0, &[]).unwrap()
-        });
+        let texts = [long, case.captions[1].clone()]
+            .map(|caption| encoders.encode(&[caption], 0, &[]).unwrap());
         let both = TextCondition::cat(&texts).unwrap();
         assert_eq!(both.lengths, [18, 9]);
         let together = case.with_input(|input| unet.forward(input, &both, &[]).unwrap());

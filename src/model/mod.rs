@@ -33,8 +33,8 @@ pub use batch::TokenBatch;
 pub use cache::KvCache;
 pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
-pub use diffusion::{ClipText, ClipTokenizer, open_clip_tokenizer};
 pub use device::{DeviceRequest, device};
+pub use diffusion::{ClipText, ClipTokenizer, open_clip_tokenizer};
 pub use gguf_names::{
     gguf_architecture, gguf_module, hugging_face_module, hugging_face_row, interleaved_row,
     interleaves_heads,

@@ -242,7 +242,8 @@ impl Shape {
                         taps.fill(0.0);
                         continue;
                     };
-                    let start = ((image * self.grid.height + y) * self.grid.width + first) * channels;
+                    let start =
+                        ((image * self.grid.height + y) * self.grid.width + first) * channels;
                     let (from, to) = (tap * channels, (tap + count) * channels);
                     taps[..from].fill(0.0);
                     taps[from..to].copy_from_slice(&x[start..start + count * channels]);

@@ -142,7 +142,10 @@ pub(super) struct Json<'a> {
 
 impl Json<'_> {
     fn missing(&self, key: &str) -> anyhow::Error {
-        input_error(format!("{}: `{key}` is missing or not understood", self.file))
+        input_error(format!(
+            "{}: `{key}` is missing or not understood",
+            self.file
+        ))
     }
 
     /// Refuses a variant that would be computed otherwise than here.
@@ -182,7 +185,10 @@ impl Json<'_> {
     }
 
     fn number_or(&self, key: &str, default: f64) -> f64 {
-        self.value.get(key).and_then(Value::as_f64).unwrap_or(default)
+        self.value
+            .get(key)
+            .and_then(Value::as_f64)
+            .unwrap_or(default)
     }
 
     fn flag(&self, key: &str) -> bool {
@@ -300,10 +306,13 @@ impl UNetConfig {
             out_channels: json.size("out_channels")?,
             middle_depth: depths[count - 1],
             blocks,
-            layers_per_block: json.sane("layers_per_block", match json.value.get("layers_per_block") {
-                None => Some(2),
-                Some(number) => number.as_u64(),
-            })?,
+            layers_per_block: json.sane(
+                "layers_per_block",
+                match json.value.get("layers_per_block") {
+                    None => Some(2),
+                    Some(number) => number.as_u64(),
+                },
+            )?,
             context: json.size("cross_attention_dim")?,
             linear_projection: json.flag("use_linear_projection"),
             groups,
@@ -350,7 +359,10 @@ impl ClipConfig {
     /// # Errors
     /// A key that is missing, an activation that is not supported.
     pub(super) fn from_json(json: &Json<'_>, projected: bool) -> Result<Self> {
-        let part = json.value.get("text_config").filter(|part| part.is_object());
+        let part = json
+            .value
+            .get("text_config")
+            .filter(|part| part.is_object());
         let text = Json {
             value: part.unwrap_or(json.value),
             file: json.file,

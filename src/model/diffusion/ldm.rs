@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::config::{
-    Addition, ClipConfig, Kind, TIME_IDS, UNetBlock, UNetConfig, VaeConfig,
-};
+use super::config::{Addition, ClipConfig, Kind, TIME_IDS, UNetBlock, UNetConfig, VaeConfig};
 use super::names;
 use crate::error::input_error;
 use crate::model::source::Stored;
@@ -88,7 +86,10 @@ impl<'a> Part<'a> {
         (0..)
             .take_while(|&index| {
                 let name = name(index);
-                self.tensors.range(&*name..).next().is_some_and(|(found, _)| found.starts_with(&name))
+                self.tensors
+                    .range(&*name..)
+                    .next()
+                    .is_some_and(|(found, _)| found.starts_with(&name))
             })
             .count()
     }
@@ -213,7 +214,12 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
     let config = UNetConfig {
         in_channels,
         out_channels,
-        groups: groups(&blocks.iter().map(|block| block.channels).collect::<Vec<_>>()),
+        groups: groups(
+            &blocks
+                .iter()
+                .map(|block| block.channels)
+                .collect::<Vec<_>>(),
+        ),
         blocks,
         layers_per_block,
         middle_depth: depth("middle_block"),
@@ -226,7 +232,11 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
             inputs,
         }),
     };
-    match config.blocks.iter().all(|block| block.channels % block.heads == 0) {
+    match config
+        .blocks
+        .iter()
+        .all(|block| block.channels % block.heads == 0)
+    {
         true => Ok(config),
         false => Err(input_error(format!(
             "{}: channels {:?} do not divide into heads",
@@ -247,7 +257,8 @@ fn vae_config(part: &Part<'_>, kind: Kind) -> Result<VaeConfig> {
     let count = part.count(|i| format!("encoder.down.{i}.block."));
     let mut blocks = Vec::new();
     for block in 0..count {
-        let [channels, ..] = part.shape::<4>(&format!("encoder.down.{block}.block.0.conv2.weight"))?;
+        let [channels, ..] =
+            part.shape::<4>(&format!("encoder.down.{block}.block.0.conv2.weight"))?;
         blocks.push(channels);
     }
     if blocks.is_empty() {

@@ -229,7 +229,11 @@ impl Source {
         };
         add("unet", plan::modules(&description.unet));
         add("vae", vae::modules(&description.vae));
-        for (config, component) in description.text.iter().zip(["text_encoder", "text_encoder_2"]) {
+        for (config, component) in description
+            .text
+            .iter()
+            .zip(["text_encoder", "text_encoder_2"])
+        {
             add(component, clip::modules(config));
         }
         all
@@ -466,7 +470,10 @@ fn open_checkpoint(path: &Path) -> Result<Source> {
             // The two kinds of SD2 have the same tensors.
             let plain = file.contains("base") || file.contains("512");
             let (prediction, words) = match plain {
-                true => (Prediction::Epsilon, "noise, as its name says 'base' or '512'"),
+                true => (
+                    Prediction::Epsilon,
+                    "noise, as its name says 'base' or '512'",
+                ),
                 false => (Prediction::V, "velocity, as SD 2 for 768 pixels does"),
             };
             notes.push(format!(
@@ -516,7 +523,12 @@ impl ClipText {
         let mut own = BTreeMap::new();
         for name in weight_files(folder, "model")? {
             let path = folder.join(name);
-            read_safetensors(map(&path)?, &path.display().to_string(), is_parameter, &mut own)?;
+            read_safetensors(
+                map(&path)?,
+                &path.display().to_string(),
+                is_parameter,
+                &mut own,
+            )?;
         }
         let projected = own.contains_key("text_projection.weight");
         let json = Json {
@@ -524,7 +536,9 @@ impl ClipText {
             file: &file,
         };
         let config = ClipConfig::from_json(&json, projected)?;
-        let text = own.into_iter().filter(|(name, _)| !name.starts_with("vision"));
+        let text = own
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with("vision"));
         let component = TEXT_ENCODERS[0];
         let tensors = Tensors {
             name: folder.display().to_string(),
@@ -533,7 +547,9 @@ impl ClipText {
                 .collect(),
             mapped: Vec::new(),
         };
-        let expected = clip::modules(&config).into_iter().flat_map(|module| module.tensors());
+        let expected = clip::modules(&config)
+            .into_iter()
+            .flat_map(|module| module.tensors());
         let expected = expected.map(|(name, shape)| (format!("{component}{name}"), shape));
         tensors.check(&expected.collect::<Vec<_>>())?;
         ClipText::read(&tensors, config, component, device, DType::F32)

@@ -143,7 +143,9 @@ fn unknown(name: &str) -> anyhow::Error {
         .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(likeness, _)| *likeness > 0.5)
-        .map_or(String::new(), |(_, known)| format!(" (did you mean '{known}'?)"));
+        .map_or(String::new(), |(_, known)| {
+            format!(" (did you mean '{known}'?)")
+        });
     input_error(format!(
         "target_modules: '{name}' fits no module of the base{near}; there are {}, also with the \
          path before them, such as attn2.to_k",

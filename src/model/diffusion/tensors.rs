@@ -80,7 +80,13 @@ impl Tensors {
         })
     }
 
-    fn weight(&self, name: &str, stored: &Stored, rows: usize, columns: usize) -> Result<HostWeight> {
+    fn weight(
+        &self,
+        name: &str,
+        stored: &Stored,
+        rows: usize,
+        columns: usize,
+    ) -> Result<HostWeight> {
         let bytes = stored.bytes.clone();
         HostWeight::new(bytes, stored.start, stored.encoding, rows, columns)
             .map_err(|e| input_error(format!("{}: tensor {name}: {e}", self.name)))

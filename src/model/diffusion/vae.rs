@@ -81,7 +81,11 @@ fn parts(config: &VaeConfig, half: &str) -> Vec<Part> {
         false => (blocks[blocks.len() - 1], "up", config.layers_per_block + 1),
     };
     for index in 0..blocks.len() {
-        let outputs = blocks[if down { index } else { blocks.len() - 1 - index }];
+        let outputs = blocks[if down {
+            index
+        } else {
+            blocks.len() - 1 - index
+        }];
         let block = format!("{half}.{way}_blocks.{index}");
         for layer in 0..layers {
             let name = format!("{block}.resnets.{layer}");
@@ -334,7 +338,9 @@ impl VaeDecoder {
         let mut images = Vec::new();
         for image in 0..grid.images {
             let latents = latents.narrow(0, image * grid.pixels(), grid.pixels())?;
-            let latents = self.unquantise.forward(pass, &latents.contiguous()?, None)?;
+            let latents = self
+                .unquantise
+                .forward(pass, &latents.contiguous()?, None)?;
             images.push(run(&self.layers, pass, latents, one)?.0);
         }
         Ok(Tensor::cat(&images, 0)?)
