@@ -281,7 +281,8 @@ impl UNetConfig {
             })
             .collect();
         for block in &blocks {
-            if block.channels % groups != 0 || block.channels % block.heads != 0 {
+            let divides = |count| block.channels.is_multiple_of(count);
+            if !divides(groups) || !divides(block.heads) {
                 return Err(input_error(format!(
                     "{}: {} channels do not divide into {groups} groups and {} heads",
                     json.file, block.channels, block.heads
@@ -392,7 +393,7 @@ impl ClipConfig {
                 false => None,
             },
         };
-        if config.width % config.heads != 0 || config.layers > 256 {
+        if !config.width.is_multiple_of(config.heads) || config.layers > 256 {
             return Err(input_error(format!(
                 "{}: {} features in {} layers do not divide into {} heads",
                 json.file, config.width, config.layers, config.heads
@@ -425,7 +426,7 @@ impl VaeConfig {
             groups: json.size_or("norm_num_groups", 32)?,
             scaling_factor: json.number_or("scaling_factor", 0.18215),
         };
-        let divides = |channels: &usize| channels % config.groups == 0;
+        let divides = |channels: &usize| channels.is_multiple_of(config.groups);
         if config.layers_per_block > 16 || !config.blocks.iter().all(divides) {
             return Err(input_error(format!(
                 "{}: channels {:?} do not divide into {} groups",

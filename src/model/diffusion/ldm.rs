@@ -178,7 +178,7 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
     let inputs = part.count(|i| format!("input_blocks.{i}."));
     let first_down = (1..inputs).find(|i| part.has(&format!("input_blocks.{i}.0.op.weight")));
     let layers_per_block = first_down.map_or(inputs.saturating_sub(1), |index| index - 1);
-    if layers_per_block == 0 || inputs % (layers_per_block + 1) != 0 {
+    if layers_per_block == 0 || !inputs.is_multiple_of(layers_per_block + 1) {
         return Err(input_error(format!(
             "{}: {inputs} input blocks are no UNet that is known",
             part.file
@@ -235,7 +235,7 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
     match config
         .blocks
         .iter()
-        .all(|block| block.channels % block.heads == 0)
+        .all(|block| block.channels.is_multiple_of(block.heads))
     {
         true => Ok(config),
         false => Err(input_error(format!(
@@ -249,7 +249,11 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
 fn groups(channels: &[usize]) -> usize {
     [32, 16, 8, 4, 2, 1]
         .into_iter()
-        .find(|groups| channels.iter().all(|channels| channels % groups == 0))
+        .find(|groups| {
+            channels
+                .iter()
+                .all(|channels| channels.is_multiple_of(*groups))
+        })
         .unwrap_or(1)
 }
 
@@ -371,7 +375,7 @@ fn open_clip(
 /// A third of the rows of a fused tensor.
 fn third(file: &str, name: &str, stored: &Stored, index: usize) -> Result<Stored> {
     let rows = stored.shape.first().copied().unwrap_or(0);
-    if rows == 0 || rows % 3 != 0 {
+    if rows == 0 || !rows.is_multiple_of(3) {
         return Err(input_error(format!(
             "{file}: the tensor {name} of shape {:?} is no query, key and value",
             stored.shape

@@ -208,7 +208,10 @@ impl Source {
             let bytes = numbers * stored.encoding.type_size();
             hasher.update(name.as_bytes());
             hasher.update(format!("{:?}", stored.encoding).as_bytes());
-            hasher.update_rayon(&whole[stored.start..stored.start + bytes]);
+            let bytes = &whole[stored.start..stored.start + bytes];
+            hasher.update_rayon(bytes);
+            let start = bytes.as_ptr() as usize;
+            self.tensors.forget(start..start + bytes.len());
         }
         hasher.finalize()
     }
@@ -555,3 +558,7 @@ impl ClipText {
         ClipText::read(&tensors, config, component, device, DType::F32)
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -273,8 +273,8 @@ fn places(checkpoint: &Path) -> Vec<PathBuf> {
         }
         if Some(folder) == absolute.parent() {
             // Not a tokenizer.json there: it may be any model's.
-            let own = |name: &&str| folder.join(name).exists();
-            if OPENAI.iter().any(|name| own(&name)) || (own(&"vocab.json") && own(&"merges.txt")) {
+            let own = |name: &str| folder.join(name).exists();
+            if OPENAI.iter().any(|name| own(name)) || (own("vocab.json") && own("merges.txt")) {
                 places.push(folder.to_owned());
             }
         }

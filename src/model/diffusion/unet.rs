@@ -49,9 +49,9 @@ pub(super) enum Layers {
     Convolution(Convolution),
     /// A convolution behind doubling the size.
     Up(Convolution),
-    Residual(ResidualBlock),
+    Residual(Box<ResidualBlock>),
     Project(GroupNorm, Linear),
-    Transform(TransformerBlock),
+    Transform(Box<TransformerBlock>),
     Unproject(Linear),
     Out(GroupNorm, Convolution),
 }
@@ -267,14 +267,12 @@ fn read_step(reader: &Reader<'_>, config: &UNetConfig, step: &Step) -> Result<La
             Layers::Convolution(convolution(name, Kernel { stride: 2, ..three })?)
         }
         StepKind::Up { .. } => Layers::Up(convolution(name, three)?),
-        StepKind::Residual { inputs, outputs } => Layers::Residual(ResidualBlock::read(
-            reader,
-            name,
-            inputs != outputs,
-            config.groups,
-            config.eps,
-            true,
-        )?),
+        StepKind::Residual { inputs, outputs } => {
+            let changes = inputs != outputs;
+            let (groups, eps) = (config.groups, config.eps);
+            let block = ResidualBlock::read(reader, name, changes, groups, eps, true)?;
+            Layers::Residual(Box::new(block))
+        }
         StepKind::Project { .. } => {
             let norm = format!("{name}.norm");
             Layers::Project(
@@ -283,7 +281,8 @@ fn read_step(reader: &Reader<'_>, config: &UNetConfig, step: &Step) -> Result<La
             )
         }
         StepKind::Transform { channels, heads } => {
-            Layers::Transform(TransformerBlock::read(reader, name, channels, heads)?)
+            let block = TransformerBlock::read(reader, name, channels, heads)?;
+            Layers::Transform(Box::new(block))
         }
         StepKind::Unproject { .. } => {
             Layers::Unproject(reader.linear(&format!("{name}.proj_out"))?)
