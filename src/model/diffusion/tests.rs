@@ -25,7 +25,7 @@ fn every_tensor_of_a_checkpoint_is_the_one_that_diffusers_converts_it_to() {
         assert_eq!(expected, file.expected());
         for (name, shape) in &expected {
             let numbers = |source: &Source| {
-                let rows = shape.iter().product();
+                let rows: usize = shape.iter().product();
                 let stored = &source.tensors().stored[name];
                 assert_eq!(stored.shape.iter().product::<usize>(), rows, "{name}");
                 let whole: &[u8] = (*stored.bytes).as_ref();
