@@ -1,6 +1,7 @@
 //! `loradeck check`.
 
 pub(super) mod examine;
+mod images;
 mod json;
 mod text;
 mod trial;

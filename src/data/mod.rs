@@ -3,6 +3,7 @@
 mod batches;
 mod files;
 mod formats;
+pub mod images;
 mod loader;
 mod statistics;
 mod template;
@@ -38,6 +39,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BadRecord {
     pub file: String,
+    /// From 1; 0: the whole file.
     pub line: usize,
     pub reason: String,
 }
@@ -131,7 +133,10 @@ fn packing(config: &RunConfig, train: &[Record]) -> PackingStatistics {
 
 impl std::fmt::Display for BadRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.line, self.reason)
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.reason),
+            line => write!(f, "{}:{line}: {}", self.file, self.reason),
+        }
     }
 }
 
@@ -153,12 +158,26 @@ fn nothing_usable(config: &RunConfig, bad: &[BadRecord]) -> anyhow::Error {
     input_error(text)
 }
 
-/// Holds out `eval_split` (a share, or a number) of the records, chosen by `seed`; both parts keep
-/// the order of the data.
+/// Holds out records; both parts keep the order of the data.
 fn split(records: Vec<Record>, eval_split: f64, seed: u64) -> Result<(Vec<Record>, Vec<Record>)> {
-    let total = records.len();
+    let mut out = vec![false; records.len()];
+    for index in held_out(records.len(), eval_split, seed)? {
+        out[index] = true;
+    }
+    let mut out = out.into_iter();
+    let (eval, train) = records
+        .into_iter()
+        .partition(|_| out.next().unwrap_or(false));
+    Ok((train, eval))
+}
+
+/// Which of `total` records `eval_split` (a share, or a number) holds out, chosen by `seed`.
+///
+/// # Errors
+/// It leaves none to train on.
+fn held_out(total: usize, eval_split: f64, seed: u64) -> Result<Vec<usize>> {
     if eval_split == 0.0 {
-        return Ok((records, Vec::new()));
+        return Ok(Vec::new());
     }
     let held_out = if eval_split < 1.0 {
         ((eval_split * total as f64).round() as usize).max(1)
@@ -173,15 +192,9 @@ fn split(records: Vec<Record>, eval_split: f64, seed: u64) -> Result<(Vec<Record
     }
     let mut order: Vec<u32> = (0..total as u32).collect();
     Stream::new(seed, Purpose::Split, 0, 0).shuffle(&mut order);
-    let mut out = vec![false; total];
-    for index in &order[..held_out] {
-        out[*index as usize] = true;
-    }
-    let mut out = out.into_iter();
-    let (eval, train) = records
-        .into_iter()
-        .partition(|_| out.next().unwrap_or(false));
-    Ok((train, eval))
+    let mut chosen: Vec<usize> = order[..held_out].iter().map(|i| *i as usize).collect();
+    chosen.sort_unstable();
+    Ok(chosen)
 }
 
 impl Dataset {

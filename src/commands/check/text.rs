@@ -6,6 +6,7 @@ use std::path::Path;
 use unicode_width::UnicodeWidthStr;
 
 use super::examine::{Fit, Report};
+use super::images;
 use super::trial::Step;
 use crate::commands::bytes;
 use crate::config::Problem;
@@ -186,6 +187,9 @@ fn write_run(out: &mut String, report: &Report) {
 }
 
 fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
+    if let Some(found) = &data.images {
+        return images::write(out, data, found, look);
+    }
     let formats: Vec<String> = data
         .formats
         .iter()
@@ -324,13 +328,13 @@ fn shortened(text: &str, width: usize) -> String {
     out + "..."
 }
 
-fn plural(count: u64, word: &str) -> String {
+pub(super) fn plural(count: u64, word: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{} {word}{s}", grouped(count))
 }
 
 /// 1,234,567.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
