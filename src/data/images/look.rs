@@ -24,7 +24,7 @@ impl Look {
     pub fn of(image: &Rgb) -> Self {
         let small = resize_rgb(image, SIDE, SIDE);
         Look {
-            hash: hash(image),
+            hash: hash(&small),
             features: features(&small),
         }
     }

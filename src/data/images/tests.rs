@@ -42,9 +42,13 @@ impl Set {
         let root = self.folder.path().display();
         let path = self.folder.path().join("run.yaml");
         let yaml = format!(
-            "base_model: {root}/base.safetensors\ntrain_data_dir: {root}/data\neval_split: 0\n\
+            "base_model: {root}/base.safetensors\ntrain_data_dir: {root}/data\n\
              resolution: 128\n{more}\n"
         );
+        let yaml = match more.contains("eval_split") {
+            true => yaml,
+            false => yaml + "eval_split: 0\n",
+        };
         fs::write(&path, yaml.replace("./", &format!("{root}/"))).unwrap();
         config::load(&path, &[]).unwrap().config
     }

@@ -1,7 +1,5 @@
 //! Image data: what the pane says, and what is asked when captions are edited.
 
-use super::Lang;
-
 words! {
     group_data: "captions", "标注";
     help_exclude: "leave the image out of training, or take it in again", "将图片排除在训练之外，或重新纳入";

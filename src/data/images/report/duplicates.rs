@@ -14,6 +14,9 @@ const HASH_BITS: u32 = 12;
 /// with few bits, which alone would make any two of them alike.
 const FEATURES: f64 = 4.0;
 
+/// Factor by which the shapes of near duplicates differ at most: hashes are taken from squares.
+const SHAPE: f64 = 1.3;
+
 /// Images whose bytes another, earlier one has: with that one.
 pub(super) fn exact<'a>(trained: &[&'a ImageItem]) -> Vec<(&'a ImageItem, &'a ImageItem)> {
     let mut first: HashMap<&str, &ImageItem> = HashMap::new();
@@ -35,13 +38,19 @@ fn near<'a>(trained: &[&'a ImageItem]) -> Vec<(&'a ImageItem, &'a ImageItem)> {
             let item = trained[at];
             let like = trained[..at]
                 .iter()
-                .filter(|earlier| earlier.content != item.content)
+                .filter(|earlier| earlier.content != item.content && same_shape(item, earlier))
                 .map(|earlier| (item.facts.look.distance(&earlier.facts.look), *earlier))
                 .filter(|(bits, earlier)| *bits <= HASH_BITS && apart(item, earlier) <= FEATURES)
                 .min_by_key(|(bits, _)| *bits)?;
             Some((item, like.1))
         })
         .collect()
+}
+
+fn same_shape(a: &ImageItem, b: &ImageItem) -> bool {
+    let aspect = |i: &ImageItem| f64::from(i.facts.size.0) / f64::from(i.facts.size.1.max(1));
+    let factor = aspect(a) / aspect(b);
+    factor.max(1.0 / factor) <= SHAPE
 }
 
 fn apart(a: &ImageItem, b: &ImageItem) -> f64 {
