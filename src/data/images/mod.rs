@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::{BadRecord, held_out};
+use super::split::by_chance;
+use super::{BadKind, BadRecord};
 use crate::config::RunConfig;
 use crate::error::input_error;
 use crate::protocol::{ImagePreview, RecordPreview, RecordSegment};
@@ -136,7 +137,8 @@ pub fn load(config: &RunConfig, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<
     if read.items.is_empty() {
         return Err(nothing_usable(&config.train_data_dir, &read));
     }
-    let held_out = held_out(read.items.len(), config.eval_split, config.seed)?;
+    let out = by_chance(read.items.len(), config.eval_split, config.seed)?;
+    let held_out = (0..out.len()).filter(|&i| out[i]).collect();
     let mut unused_regularization = 0;
     if let Some(path) = &config.reg_data_dir {
         let other = Folder::read(path, "reg_data_dir", None, progress)?;
@@ -247,6 +249,7 @@ fn bad_record(file: &str, line: usize, reason: impl Into<String>) -> BadRecord {
     BadRecord {
         file: file.to_owned(),
         line,
+        kind: BadKind::Other,
         reason: reason.into(),
     }
 }

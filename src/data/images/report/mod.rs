@@ -75,6 +75,7 @@ impl ImageDataset {
                 false => 0,
             },
             lengths: histogram(&sorted),
+            held_out_files: Vec::new(),
             images: Some(Box::new(self.image_statistics(&trained, formats))),
             findings,
             warnings: Vec::new(),
