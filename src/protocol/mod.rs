@@ -25,7 +25,7 @@ pub use event::{
     PhaseName, RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
 pub use finding::{Finding, FindingItem, Severity};
-pub use images::{BucketCount, ImagePreview, ImageStatistics, PictureSource};
+pub use images::{BucketCount, DataEdit, ImagePreview, ImageStatistics, PictureSource};
 pub use kept::{AckLine, CheckpointLine, ExportLine, GpuHistory, SampleLine, Throughput};
 pub use log::{LogEntry, LogLine};
 pub use queue::{QueuePlace, QueueState};

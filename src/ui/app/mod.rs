@@ -2,9 +2,11 @@
 //! done. It reads no clock, no file, no terminal.
 
 mod act;
+mod captions;
 mod compare;
 mod edit;
 mod overlay;
+mod pictures;
 mod queue;
 mod records;
 mod updates;
@@ -15,8 +17,10 @@ use std::collections::BTreeMap;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+pub use captions::Asked;
 pub use compare::Others;
 pub use overlay::{Overlay, STOP_CHOICES};
+pub use pictures::{Pictures, Wanted};
 pub use queue::Queued;
 pub use records::Records;
 pub use view::{NO_AVERAGE, SMOOTHEST, View};
@@ -155,6 +159,7 @@ pub struct App {
     pub toasts: Vec<Toast>,
     pub pending: Vec<Pending>,
     pub records: Records,
+    pub pictures: Pictures,
     pub mouse: bool,
     /// Left for home.
     pub to_home: bool,
@@ -207,6 +212,7 @@ impl App {
             toasts: Vec::new(),
             pending: Vec::new(),
             records: Records::default(),
+            pictures: Pictures::default(),
             mouse: false,
             to_home: false,
             bell: setup.bell,
@@ -250,6 +256,11 @@ impl App {
             Msg::Asked { id, query } => {
                 match query {
                     Query::Records { from, .. } => self.records.asked(id, from),
+                    Query::Picture {
+                        source,
+                        width,
+                        height,
+                    } => self.pictures.asked(id, (source, (width, height))),
                     query => drop(self.asked.insert(id, query)),
                 }
                 Vec::new()
@@ -270,6 +281,7 @@ impl App {
         };
         self.clamp_scroll();
         actions.extend(self.wanted_records());
+        actions.extend(self.wanted_pictures());
         actions
     }
 

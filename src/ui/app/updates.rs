@@ -1,6 +1,6 @@
 //! What the link reports: snapshots, events, answers, and the state of the line.
 
-use super::{Action, App, Connection, Records};
+use super::{Action, App, Connection, Pictures, Records};
 use crate::protocol::{Event, EventKind, Level, PhaseName, Query, Reply};
 use crate::run::link::Update;
 
@@ -72,6 +72,7 @@ impl App {
                 Reply::Done { message } => {
                     let word = self.pending.remove(at).word;
                     self.toast(true, format!("{word}: {message}"));
+                    self.records.outdated();
                 }
                 _ => {}
             }
@@ -94,7 +95,9 @@ impl App {
             }
             Some(query) => self.config_reply(query, reply),
             None => {
-                self.records.replied(id, reply);
+                if !self.pictures.replied(id, &reply) {
+                    self.records.replied(id, reply);
+                }
                 Vec::new()
             }
         }
@@ -123,8 +126,14 @@ impl App {
                     format!(" ({sender})")
                 };
                 self.toast(*ok, format!("{command}: {message}{who}"));
+                if self.has_images() {
+                    self.records.outdated();
+                }
             }
-            EventKind::Data { .. } => self.records = Records::default(),
+            EventKind::Data { .. } => {
+                self.records = Records::default();
+                self.pictures = Pictures::default();
+            }
             EventKind::Hardware { .. } => self.readings += 1,
             EventKind::ConfigChanged { source, errors, .. } if !errors.is_empty() => {
                 self.toast(false, self.lang.old_values_stay(source, &errors[0]));
