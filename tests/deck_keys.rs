@@ -103,6 +103,9 @@ fn case(name: &str) -> Case {
         "smoother" => undone("1", Seen(" steps  ─ raw"), "{"),
         "compare" => case("", Seen("other runs")),
         "align" => case("", Seen("v shows other runs")),
+        // This run's data is text.
+        "exclude" => case("6", Seen("the data holds no captions")),
+        "replace" | "remove-tag" | "undo" => case("", Seen("the data holds no captions")),
         "help" => case("", Seen("shift-tab")),
         "palette" => full("", "no-such-action", Seen("no-such-action"), ""),
         "theme" => case("", Seen("solarized")),
