@@ -163,7 +163,7 @@ impl Report {
             ));
         }
         let batches = Batches::of(config, &train);
-        let plan = Plan::new(config, &batches);
+        let plan = Plan::new(config, batches.per_epoch());
         if config.warmup_steps >= plan.total_steps {
             self.warnings.push(at_key(
                 loaded,
