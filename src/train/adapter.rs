@@ -92,7 +92,7 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
     if theirs.rank != ours.rank {
         return Err(format!("its rank is {}, not {}", theirs.rank, ours.rank));
     }
-    if theirs.scale() != ours.scale() {
+    if !alike(theirs.scale(), ours.scale()) {
         let said = |spec: &LoraSpec| {
             let kind = if spec.use_rslora { " (rsLoRA)" } else { "" };
             format!("{}{kind}", spec.alpha)
@@ -116,7 +116,7 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
         let Some(&at) = given.index.get(&pair.module) else {
             return Err(format!("it does not adapt {}", pair.module));
         };
-        if given.pairs[at].scale != pair.scale {
+        if !alike(given.pairs[at].scale, pair.scale) {
             return Err(format!("its alpha for {} is another", pair.module));
         }
         for ((_, var), (_, given)) in pair.parts().zip(given.pairs[at].parts()) {
@@ -136,6 +136,11 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Equal but for the rounding to f32 that files of image adapters keep alpha in.
+fn alike(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-6 * b.abs()
 }
 
 pub(super) fn same(a: &Tensor, b: &Tensor) -> candle_core::Result<bool> {

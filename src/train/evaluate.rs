@@ -49,7 +49,7 @@ impl Trainer<'_> {
 
     fn held_out_loss(&mut self, with_adapter: bool) -> Flow<f64> {
         let objective = Rc::clone(&self.objective);
-        let held_out = objective.held_out();
+        let held_out = objective.held_out()?;
         let active = [Active {
             set: &self.set.clone(),
             strength: 1.0,

@@ -11,6 +11,8 @@ mod controls;
 mod device;
 mod evaluate;
 mod export;
+mod image;
+mod image_memory;
 mod init_from;
 mod memory;
 mod objective;

@@ -31,8 +31,14 @@ pub(super) trait Objective {
     /// Data that can no longer be read.
     fn take(&self, cursor: Cursor) -> Result<Taken>;
 
-    /// All that is held out, in the order it is best computed in. Without rows: nothing is.
-    fn held_out(&self) -> Box<dyn Batch + '_>;
+    /// Records that are held out.
+    fn held_out_count(&self) -> u64;
+
+    /// All that is held out, in the order it is best computed in.
+    ///
+    /// # Errors
+    /// Data that can no longer be read.
+    fn held_out(&self) -> Result<Box<dyn Batch>>;
 
     /// The adapter that a config asks for, as it is before the first step.
     ///
@@ -57,7 +63,11 @@ pub(super) trait Objective {
     ///
     /// # Errors
     /// The device fails.
-    fn checkpoint_files(&self, set: &LoraSet) -> Result<Vec<(&'static str, Vec<u8>)>>;
+    fn checkpoint_files(
+        &self,
+        set: &LoraSet,
+        config: &RunConfig,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>>;
 
     /// Writes the adapter in one format into `folder`. Its bytes depend on adapter, config, base and
     /// format alone.

@@ -66,7 +66,7 @@ impl Trainer<'_> {
                 &self.set,
                 &self.optimizer,
                 &self.state(),
-                self.objective.checkpoint_files(&self.set)?,
+                self.objective.checkpoint_files(&self.set, &self.config)?,
                 &mut || self.reporter.sync(),
             )
         });

@@ -11,7 +11,7 @@ use super::optimizer::AdamW;
 use super::plan::Plan;
 use super::preflight::AdapterSize;
 use super::stage::Stage;
-use super::{Folders, Reporter, adapter, preflight, text};
+use super::{Folders, Reporter, adapter, image, preflight, text};
 use crate::config::{RunConfig, TaskType};
 use crate::error::input_error;
 use crate::model::LoraSet;
@@ -93,7 +93,7 @@ pub(super) fn open(
         on_gpu,
     } = match config.task_type {
         TaskType::TextGeneration => text::open(config, &telling)?,
-        TaskType::TextToImage => return Err(input_error("image models cannot be trained yet")),
+        TaskType::TextToImage => image::open(config, &telling)?,
     };
     if let (Some(state), Some(path)) = (&state, resume)
         && let Some(difference) = fingerprint.difference(&state.data)

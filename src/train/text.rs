@@ -148,12 +148,16 @@ impl Objective for Text {
         })
     }
 
-    fn held_out(&self) -> Box<dyn Batch + '_> {
+    fn held_out_count(&self) -> u64 {
+        self.data.eval.len() as u64
+    }
+
+    fn held_out(&self) -> Result<Box<dyn Batch>> {
         // Records of like length together: pieces of like size, the same sums.
         let mut records: Vec<&Record> = self.data.eval.iter().collect();
         records.sort_by_key(|r| r.ids.len());
         let tokens = records.iter().map(|r| r.ids.len() as u64).sum();
-        Box::new(self.batch(collate(&records), tokens))
+        Ok(Box::new(self.batch(collate(&records), tokens)))
     }
 
     fn untrained(&self, config: &RunConfig) -> Result<LoraSet> {
@@ -173,7 +177,11 @@ impl Objective for Text {
         self.base.decoder.add_magnitudes(set)
     }
 
-    fn checkpoint_files(&self, set: &LoraSet) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    fn checkpoint_files(
+        &self,
+        set: &LoraSet,
+        _config: &RunConfig,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>> {
         adapter::peft_files(set, &portable_name(self.base_name()))
     }
 

@@ -91,7 +91,6 @@ impl<'a> Trainer<'a> {
         stage: &'a Stage<'a>,
         inbox: &'a mut Inbox,
     ) -> Self {
-        let held_out = setup.objective.held_out().rows() as u64;
         let configured_pieces = Pieces {
             // A packed row has as many records as fit into it.
             records: match config.packing {
@@ -122,7 +121,7 @@ impl<'a> Trainer<'a> {
             reporter,
             stage,
             inbox,
-            held_out,
+            held_out: setup.objective.held_out_count(),
             objective: setup.objective,
             fingerprint: setup.fingerprint,
             plan: setup.plan,
@@ -245,7 +244,11 @@ impl<'a> Trainer<'a> {
         );
         Rates {
             learning_rate: self.config.learning_rate * factor,
-            text_encoder: self.config.learning_rate * factor,
+            text_encoder: self
+                .config
+                .text_encoder_lr
+                .unwrap_or(self.config.learning_rate)
+                * factor,
             loraplus_ratio: self.config.loraplus_ratio,
             weight_decay: self.config.weight_decay,
         }
