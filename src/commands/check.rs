@@ -1,6 +1,7 @@
 //! `loradeck check`.
 
 pub(super) mod examine;
+mod examine_images;
 mod json;
 mod text;
 mod trial;

@@ -25,7 +25,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<u8> {
     let dtype = dtype(None, &device)?;
     let source = Source::open(&args.base)?;
     let described = source.description();
-    let drawing = drawing(args, described.image_size())?;
+    let drawing = drawing(args, described.side)?;
     let files = files(&args.drawing.output, args.drawing.count)?;
 
     let (family, modules) = (

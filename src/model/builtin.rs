@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::config::DecoderConfig;
-use super::diffusion::{self, Component, Parts};
-use super::source::{Source, TokenizerFiles, read_safetensors};
+use super::diffusion::{self, Component};
+use super::source::{Source, TokenizerFiles, is_parameter, read_safetensors};
 use super::tokenizer::{Parts, Tokenizer};
 use crate::error::input_error;
 
@@ -42,7 +42,7 @@ pub(super) fn open_image(name: &str) -> Result<diffusion::Source> {
     if name != TINY_SD {
         return Err(unknown(name));
     }
-    diffusion::Source::from_parts(Parts {
+    diffusion::Source::from_parts(diffusion::Parts {
         name: format!("builtin:{TINY_SD}"),
         format: "builtin",
         scheduler: include_str!("builtin/tiny-sd/scheduler/scheduler_config.json"),
@@ -78,7 +78,7 @@ pub(super) fn open(name: &str) -> Result<Source> {
     }
     let mut tensors = BTreeMap::new();
     let name = format!("builtin:{TINY_LLAMA}");
-    read_safetensors(Arc::new(WEIGHTS), &name, &mut tensors)?;
+    read_safetensors(Arc::new(WEIGHTS), &name, is_parameter, &mut tensors)?;
     Ok(Source {
         config: DecoderConfig::from_json(CONFIG, &name)?,
         name,

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, LoadedConfig, Problem, RunConfig};
+use crate::config::{self, LoadedConfig, Problem, RunConfig, TaskType};
 use crate::data::{self, BadRecord, Batches, Dataset};
-use crate::model::{self, Description, LoraSpec, MemoryEstimate};
+use crate::model::{self, Description, LoraSpec, MemoryEstimate, diffusion};
 use crate::protocol::DataStatistics;
 use crate::train::{AdapterPlan, AdapterSize, Plan, Preflight, adapter_plan, preflight};
 
@@ -16,6 +16,8 @@ pub(in crate::commands) struct Report {
     pub warnings: Vec<Problem>,
     pub loaded: Option<LoadedConfig>,
     pub base: Option<Description>,
+    /// In image runs.
+    pub image_base: Option<diffusion::Description>,
     pub data: Option<Data>,
     pub adapter: Option<Adapter>,
     pub plan: Option<Plan>,
@@ -76,7 +78,6 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
     match config::load(path, sets) {
         Ok(loaded) => {
             report.warnings.extend(loaded.warnings.iter().cloned());
-            report.problems.extend(loaded.not_built());
             report.loaded = Some(loaded);
         }
         Err(problems) => report.problems = problems,
@@ -94,6 +95,9 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
 impl Report {
     fn look_at_run(&mut self, loaded: &LoadedConfig) {
         let config = &loaded.config;
+        if config.task_type == TaskType::TextToImage {
+            return self.look_at_images(loaded);
+        }
         let quantization = config.quantize.and_then(model::Quantization::named);
         let described = model::describe_quantised(&config.base_model, quantization);
         self.base = self.keep(loaded, "base_model", described);
@@ -114,7 +118,7 @@ impl Report {
     }
 
     /// The value, or its error as a problem of `key`.
-    fn keep<T>(
+    pub(super) fn keep<T>(
         &mut self,
         loaded: &LoadedConfig,
         key: &str,
@@ -338,7 +342,7 @@ pub(in crate::commands) fn available_memory() -> Option<u64> {
 }
 
 /// A problem at the line of a key, or at none where the file does not give it.
-fn at_key(loaded: &LoadedConfig, key: &str, message: String, fix: String) -> Problem {
+pub(super) fn at_key(loaded: &LoadedConfig, key: &str, message: String, fix: String) -> Problem {
     let line = loaded
         .entries
         .iter()

@@ -83,7 +83,7 @@ impl Denoising {
     }
 
     fn noised(&self, x: Vec<f32>, noise: &[f32], timestep: usize, weight: f64) -> Noised {
-        let alpha_bar = self.levels.alpha_bar(timestep);
+        let alpha_bar: f64 = self.levels.alpha_bar(timestep);
         let (signal, spread) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
         let mix = |a: f64, x: f32, b: f64, noise: f32| {
             (a * f64::from(x) * self.scaling_factor + b * f64::from(noise)) as f32

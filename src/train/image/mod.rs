@@ -23,7 +23,6 @@ use super::device::{device_name, dtype, open_device};
 use super::export::portable_name;
 use super::image_memory;
 use super::objective::{Batch, Made, Objective, Taken};
-use super::plan::Plan;
 use super::preflight::adapter_format;
 use super::setup::{Opened, Telling, adapter_info};
 use crate::adapter::{self, Adapter, ExportOptions, Family, Written};
@@ -85,13 +84,13 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
 
     telling.loading("reading the pictures");
     let data = images::load(config, &|done, total| {
-        if done.is_multiple_of(100) {
+        if (done as usize).is_multiple_of(100) {
             telling.loading(&format!("reading the pictures: {done} of {total}"));
         }
     })?;
     refuse_bad(config, &data)?;
     let fingerprint = fingerprint(&data);
-    let statistics = data.statistics.clone();
+    let statistics = data.statistics(None);
 
     let cache = Rc::new(match config.cache_latents {
         true => Cache::open(),
