@@ -15,6 +15,10 @@ pub enum Purpose {
     /// A picture's noise in training.
     Noise = 6,
     Timestep = 7,
+    /// Whether an image is mirrored.
+    Flip = 16,
+    /// Dropping and shuffling captions.
+    Caption = 17,
 }
 
 /// A stream of numbers for one key. Two streams with equal keys give equal numbers.

@@ -10,11 +10,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use base64::Engine;
 
 use crate::config;
+use crate::config::{RunConfig, TaskType};
+use crate::data::images::{self, ImageDataset};
 use crate::data::{self, Dataset};
 use crate::model::{self, Tokenizer};
-use crate::protocol::{Level, Query, Reply, RunCurves};
+use crate::protocol::{Command, DataEdit, Level, PictureSource, Query, Reply, RunCurves};
 
 use super::folder::{RunFolder, RunInfo, write_atomically};
 use super::segments::{for_each_line, parse_event};
@@ -26,6 +29,8 @@ const LOG_LINES_LIMIT: usize = 10_000;
 /// Most bytes of `runner.log` that are looked at.
 const LOG_BYTES: u64 = 1 << 20;
 const RECORDS_LIMIT: usize = 1000;
+/// Most pixels of a picture's side: a terminal shows no more.
+const PICTURE_SIDE: u16 = 1024;
 /// The data set is let go when nobody has asked for a record this long.
 const RECORDS_IDLE: Duration = Duration::from_secs(300);
 
@@ -59,9 +64,21 @@ pub fn refusal(message: impl Into<String>) -> Reply {
     }
 }
 
+/// What is asked of the data.
+enum Wanted {
+    Records {
+        from: usize,
+        count: usize,
+    },
+    /// An image, made to fit.
+    Picture {
+        index: usize,
+        side: (u16, u16),
+    },
+}
+
 struct RecordsJob {
-    from: usize,
-    count: usize,
+    wanted: Wanted,
     answer: Answer,
 }
 
@@ -85,12 +102,24 @@ impl Store {
     pub fn answer(&self, query: Query, answer: Answer) {
         let reply = match query {
             Query::Records { from, count } => {
-                return self.records(RecordsJob {
-                    from,
-                    count: count.min(RECORDS_LIMIT),
-                    answer,
-                });
+                let count = count.min(RECORDS_LIMIT);
+                let wanted = Wanted::Records { from, count };
+                return self.records(RecordsJob { wanted, answer });
             }
+            Query::Picture {
+                source: PictureSource::Record { index },
+                width,
+                height,
+            } => {
+                let side = (width, height);
+                let wanted = Wanted::Picture { index, side };
+                return self.records(RecordsJob { wanted, answer });
+            }
+            Query::Picture {
+                source: PictureSource::Sample { file },
+                width,
+                height,
+            } => self.sample(&file, (width, height)),
             Query::Events { from, to, limit } => self.events(from, to, limit),
             Query::RunnerLog { lines } => {
                 last_lines(&self.folder.runner_log(), lines).map(|lines| Reply::RunnerLog { lines })
@@ -156,11 +185,40 @@ impl Store {
         })
     }
 
+    /// Carries out a command that writes the person's own files, which needs no trainer: a sentence
+    /// that says what was done. `None`: it is another command.
+    pub fn write(&self, command: &Command) -> Option<Result<String>> {
+        match command {
+            Command::WriteConfig { text } => Some(self.write_config(text)),
+            Command::EditData { edit } => Some(self.edit_data(edit)),
+            _ => None,
+        }
+    }
+
+    fn edit_data(&self, edit: &DataEdit) -> Result<String> {
+        let config = run_config(&self.folder)?;
+        if config.task_type != TaskType::TextToImage {
+            return Err(anyhow!("only captions of images are edited here"));
+        }
+        let done = images::edit(&config, edit)?;
+        // The next question reads the data anew.
+        *self.records.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        Ok(format!("{done} (a run reads its data when it starts)"))
+    }
+
+    /// A picture of the run's samples, which is told by its name alone.
+    fn sample(&self, file: &str, side: (u16, u16)) -> Result<Reply> {
+        if file.is_empty() || file.contains('/') || file.starts_with('.') {
+            return Err(anyhow!("there is no sample called {file}"));
+        }
+        picture(&self.folder.root().join("samples").join(file), side)
+    }
+
     /// Replaces the watched config file; a sentence that says so.
     ///
     /// # Errors
     /// The text is no right config (the file stays as it is), or cannot be written.
-    pub fn write_config(&self, text: &str) -> Result<String> {
+    fn write_config(&self, text: &str) -> Result<String> {
         let path = self.config_path();
         let sets = RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets);
         config::load_text(&path, text, &sets).map_err(|problems| {
@@ -229,15 +287,19 @@ impl Store {
     }
 }
 
+/// A run's data, as its records are asked for.
+enum Data {
+    Text(Box<Dataset>, Tokenizer),
+    Images(Box<ImageDataset>),
+}
+
 fn serve_records(folder: &RunFolder, inbox: &Receiver<RecordsJob>) {
     let loaded = load_data(folder);
     while let Ok(job) = inbox.recv_timeout(RECORDS_IDLE) {
         let reply = match &loaded {
-            Ok((dataset, tokenizer)) => Reply::Records {
-                from: job.from,
-                total: dataset.train.len() + dataset.eval.len(),
-                records: dataset.preview(tokenizer, job.from, job.count),
-            },
+            Ok(data) => data
+                .answer(job.wanted)
+                .unwrap_or_else(|e| refusal(format!("{e:#}"))),
             Err(e) => refusal(format!("cannot read the data: {e:#}")),
         };
         job.answer.give(reply);
@@ -247,16 +309,59 @@ fn serve_records(folder: &RunFolder, inbox: &Receiver<RecordsJob>) {
     }
 }
 
-fn load_data(folder: &RunFolder) -> Result<(Dataset, Tokenizer)> {
-    let config = config::load(&folder.config(), &[])
-        .map_err(|problems| {
-            let first = problems.into_iter().next();
-            anyhow!(first.map_or_else(|| "the config is broken".to_owned(), |p| p.message))
-        })?
-        .config;
+impl Data {
+    fn answer(&self, wanted: Wanted) -> Result<Reply> {
+        match (self, wanted) {
+            (Data::Text(dataset, tokenizer), Wanted::Records { from, count }) => {
+                Ok(Reply::Records {
+                    from,
+                    total: dataset.train.len() + dataset.eval.len(),
+                    records: dataset.preview(tokenizer, from, count),
+                })
+            }
+            (Data::Images(dataset), Wanted::Records { from, count }) => Ok(Reply::Records {
+                from,
+                total: dataset.shown().len(),
+                records: dataset.preview(None, from, count),
+            }),
+            (Data::Images(dataset), Wanted::Picture { index, side }) => {
+                let shown = dataset.shown();
+                let (item, _) = shown.get(index).context("there is no such image")?;
+                picture(&item.path, side)
+            }
+            (Data::Text(..), Wanted::Picture { .. }) => Err(anyhow!("the data holds no images")),
+        }
+    }
+}
+
+/// The picture in a file, made to fit, as it travels.
+fn picture(path: &Path, (width, height): (u16, u16)) -> Result<Reply> {
+    let limit = |side: u16| u32::from(side.min(PICTURE_SIDE));
+    let small = images::thumbnail(path, limit(width), limit(height))?;
+    Ok(Reply::Picture {
+        width: small.width as u16,
+        height: small.height as u16,
+        rgb: base64::engine::general_purpose::STANDARD.encode(&small.data),
+    })
+}
+
+/// The config that the run was started with.
+fn run_config(folder: &RunFolder) -> Result<RunConfig> {
+    let loaded = config::load(&folder.config(), &[]).map_err(|problems| {
+        let first = problems.into_iter().next();
+        anyhow!(first.map_or_else(|| "the config is broken".to_owned(), |p| p.message))
+    })?;
+    Ok(loaded.config)
+}
+
+fn load_data(folder: &RunFolder) -> Result<Data> {
+    let config = run_config(folder)?;
+    if config.task_type == TaskType::TextToImage {
+        return Ok(Data::Images(Box::new(images::load(&config, &|_, _| {})?)));
+    }
     let tokenizer = model::open_tokenizer(&config.base_model)?;
     let dataset = data::load(&config, &tokenizer)?;
-    Ok((dataset, tokenizer))
+    Ok(Data::Text(Box::new(dataset), tokenizer))
 }
 
 /// Last lines of a text file; none when it does not exist.

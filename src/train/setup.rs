@@ -15,7 +15,9 @@ use super::{Folders, Reporter, adapter, image, preflight, text};
 use crate::config::{RunConfig, TaskType};
 use crate::error::input_error;
 use crate::model::LoraSet;
-use crate::protocol::{AdapterInfo, DataStatistics, EventKind, Level, Message, PhaseName};
+use crate::protocol::{
+    AdapterInfo, DataStatistics, EventKind, Level, Message, PhaseName, Severity,
+};
 
 /// What the trainer works with.
 pub(super) struct Setup {
@@ -103,10 +105,18 @@ pub(super) fn open(
             path.display()
         )));
     }
-    let warnings = statistics.warnings.clone();
-    reporter.emit(EventKind::Data { statistics });
-    for warning in warnings {
-        telling.warn(warning);
+    reporter.emit(EventKind::Data {
+        statistics: statistics.clone().told(),
+    });
+    for warning in &statistics.warnings {
+        telling.warn(warning.clone());
+    }
+    for finding in &statistics.findings {
+        let text = format!("{} ({})", finding.line(), finding.remedy);
+        match finding.severity {
+            Severity::Note => telling.info(text),
+            _ => telling.warn(text),
+        }
     }
 
     telling.loading("making the adapter");

@@ -1,6 +1,7 @@
 //! What can be said of an image run before it begins.
 
 use super::examine::{Adapter, Data, Report, at_key};
+use crate::commands::progress::Bar;
 use crate::config::LoadedConfig;
 use crate::data::images::{self, ImageBatches, ImageDataset};
 use crate::generate::image::Drawing;
@@ -12,7 +13,9 @@ impl Report {
         let config = &loaded.config;
         let described = diffusion::describe(&config.base_model);
         self.image_base = self.keep(loaded, "base_model", described);
-        let read = images::load(config, &|_, _| ());
+        let bar = Bar::new("reading the images");
+        let read = images::load(config, &|done, total| bar.update(done, total));
+        drop(bar);
         if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
             self.look_at_pictures(loaded, dataset);
         }
@@ -36,9 +39,18 @@ impl Report {
                 .push(at_key(loaded, "warmup_steps", message, fix));
         }
         self.plan = Some(plan);
+        let tokens = diffusion::Source::open(&config.base_model)
+            .and_then(|source| source.tokenizer())
+            .ok();
         self.data = Some(Data {
-            statistics: dataset.statistics(None),
-            bad: dataset.bad,
+            statistics: match &tokens {
+                Some(tokenizer) => {
+                    dataset.statistics(Some(&|caption| tokenizer.ids(caption).map_or(0, |i| i.len())))
+                }
+                None => dataset.statistics(None),
+            },
+            // The findings list them.
+            bad: Vec::new(),
         });
     }
 

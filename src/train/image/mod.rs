@@ -90,7 +90,6 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
     })?;
     refuse_bad(config, &data)?;
     let fingerprint = fingerprint(&data);
-    let statistics = data.statistics(None);
 
     let cache = Rc::new(match config.cache_latents {
         true => Cache::open(),
@@ -109,6 +108,10 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
         weights: source.fingerprint("text_encoder")?,
     };
     let texts = Texts::new(&source, settings, &device, dtype)?;
+    let tokenizer = texts.tokenizer();
+    let statistics = data.statistics(Some(&|caption| {
+        tokenizer.ids(caption).map_or(0, |ids| ids.len())
+    }));
     let captions_vary = config.shuffle_caption;
     if !config.train_text_encoder && !captions_vary {
         for item in 0..data.items.len() {

@@ -65,6 +65,10 @@ impl Texts {
         self.clip_skip
     }
 
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.tokenizer
+    }
+
     /// The chunks of a caption, as text encoders that are trained read them.
     ///
     /// # Errors
