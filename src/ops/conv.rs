@@ -242,7 +242,8 @@ impl Shape {
                         taps.fill(0.0);
                         continue;
                     };
-                    let start = ((image * self.grid.height + y) * self.grid.width + first) * channels;
+                    let start =
+                        ((image * self.grid.height + y) * self.grid.width + first) * channels;
                     let (from, to) = (tap * channels, (tap + count) * channels);
                     taps[..from].fill(0.0);
                     taps[from..to].copy_from_slice(&x[start..start + count * channels]);
@@ -343,7 +344,7 @@ impl Shape {
     }
 
     /// An adapter's A with its numbers in the order of patches.
-    fn to_patches(self, a: &Tensor) -> Result<Tensor> {
+    fn into_patches(self, a: &Tensor) -> Result<Tensor> {
         let (rank, inputs) = a.dims2()?;
         a.reshape((rank, self.channels, self.kernel.taps()))?
             .transpose(1, 2)?
@@ -351,8 +352,8 @@ impl Shape {
             .reshape((rank, inputs))
     }
 
-    /// The reverse of [`Shape::to_patches`].
-    fn from_patches(self, a: &Tensor) -> Result<Tensor> {
+    /// The reverse of [`Shape::into_patches`].
+    fn out_of_patches(self, a: &Tensor) -> Result<Tensor> {
         let (rank, inputs) = a.dims2()?;
         a.reshape((rank, self.kernel.taps(), self.channels))?
             .transpose(1, 2)?
@@ -364,7 +365,7 @@ impl Shape {
     fn pairs(self, terms: &[LoraTerm]) -> Result<Vec<Pair>> {
         let pair = |term: &LoraTerm| {
             let mut term = term.clone();
-            term.a = self.to_patches(&term.a.detach())?;
+            term.a = self.into_patches(&term.a.detach())?;
             Pair::of(&term)
         };
         terms.iter().map(pair).collect()
@@ -444,7 +445,7 @@ fn forward_on_device(
     }
     for term in terms {
         let patches = patches_after_dropout(x, &patches, term, shape)?;
-        let a = shape.to_patches(&term.a.detach())?.to_dtype(x.dtype())?;
+        let a = shape.into_patches(&term.a.detach())?.to_dtype(x.dtype())?;
         let b = term.b.detach().to_dtype(x.dtype())?;
         y = (y + (patches.matmul(&a.t()?)?.matmul(&b.t()?)? * term.factor())?)?;
     }
@@ -505,12 +506,12 @@ impl ConvBackward {
         let patches = shape.gather_on_device(&x.detach())?;
         for term in &self.terms {
             let patches = patches_after_dropout(x, &patches, term, shape)?;
-            let a = shape.to_patches(&term.a.detach())?.to_dtype(x.dtype())?;
+            let a = shape.into_patches(&term.a.detach())?.to_dtype(x.dtype())?;
             let b = term.b.detach().to_dtype(x.dtype())?;
             let low = patches.matmul(&a.t()?)?;
             let d_b = (dy.t()?.matmul(&low)? * term.factor())?;
             let d_low = (dy.matmul(&b)? * term.factor())?;
-            let d_a = shape.from_patches(&d_low.t()?.matmul(&patches)?.to_dtype(DType::F32)?)?;
+            let d_a = shape.out_of_patches(&d_low.t()?.matmul(&patches)?.to_dtype(DType::F32)?)?;
             gradients.add(term.a.id(), d_a)?;
             gradients.add(term.b.id(), d_b.to_dtype(DType::F32)?)?;
             if let Some(sum) = dx {
@@ -594,7 +595,7 @@ impl ConvBackward {
         for (term, (a, b)) in self.terms.iter().zip(sums) {
             let d_a = Tensor::from_vec(a, term.a.shape(), &Device::Cpu)?;
             let d_b = Tensor::from_vec(b, term.b.shape(), &Device::Cpu)?;
-            gradients.add(term.a.id(), shape.from_patches(&d_a)?)?;
+            gradients.add(term.a.id(), shape.out_of_patches(&d_a)?)?;
             gradients.add(term.b.id(), d_b)?;
         }
         if !self.input_wanted {

@@ -53,6 +53,15 @@ impl Tensors {
         }
     }
 
+    /// Lets go of all mapped pages: what is read again comes from the system's cache.
+    pub fn release(mapped: &[Arc<Mapped>]) {
+        for mapped in mapped {
+            let bytes: &[u8] = (**mapped).as_ref();
+            let start = bytes.as_ptr() as usize;
+            mapped.forget(start..start + bytes.len());
+        }
+    }
+
     /// # Errors
     /// A tensor is missing or of another shape. A linear may be stored as a convolution of 1x1, and
     /// the other way round.
@@ -80,24 +89,13 @@ impl Tensors {
         })
     }
 
-    /// The bytes of the tensor `name` as they are stored.
-    ///
-    /// # Errors
-    /// As [`Tensors::matrix`].
-    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
-        let stored = self.get(name)?;
-        let blocks = stored.shape.iter().product::<usize>() / stored.encoding.block_size();
-        let end = stored.start + blocks * stored.encoding.type_size();
-        let whole: &[u8] = (*stored.bytes).as_ref();
-        whole.get(stored.start..end).ok_or_else(|| {
-            input_error(format!(
-                "{} ends before its tensor {name}; the download may be incomplete",
-                self.name
-            ))
-        })
-    }
-
-    fn weight(&self, name: &str, stored: &Stored, rows: usize, columns: usize) -> Result<HostWeight> {
+    fn weight(
+        &self,
+        name: &str,
+        stored: &Stored,
+        rows: usize,
+        columns: usize,
+    ) -> Result<HostWeight> {
         let bytes = stored.bytes.clone();
         HostWeight::new(bytes, stored.start, stored.encoding, rows, columns)
             .map_err(|e| input_error(format!("{}: tensor {name}: {e}", self.name)))

@@ -95,7 +95,7 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
         true => Cache::open(),
         false => Cache::none(),
     });
-    let latents = Latents::new(Rc::clone(&cache), source.fingerprint("vae")?, &device);
+    let latents = Latents::new(Rc::clone(&cache), source.fingerprint("vae"), &device);
     latents.prepare(&data, config.flip_aug, &source, &mut |done, total| {
         telling.loading(&format!("encoding the pictures: {done} of {total}"));
         Ok(())
@@ -105,7 +105,7 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
         max_token_length: config.max_token_length,
         clip_skip: config.clip_skip,
         cache: Rc::clone(&cache),
-        weights: source.fingerprint("text_encoder")?,
+        weights: source.fingerprint("text_encoder"),
     };
     let texts = Texts::new(&source, settings, &device, dtype)?;
     let tokenizer = texts.tokenizer();
