@@ -289,7 +289,7 @@ impl Store {
 
 /// A run's data, as its records are asked for.
 enum Data {
-    Text(Box<Dataset>, Tokenizer),
+    Text(Box<Dataset>, Box<Tokenizer>),
     Images(Box<ImageDataset>),
 }
 
@@ -361,7 +361,7 @@ fn load_data(folder: &RunFolder) -> Result<Data> {
     }
     let tokenizer = model::open_tokenizer(&config.base_model)?;
     let dataset = data::load(&config, &tokenizer)?;
-    Ok(Data::Text(Box::new(dataset), tokenizer))
+    Ok(Data::Text(Box::new(dataset), Box::new(tokenizer)))
 }
 
 /// Last lines of a text file; none when it does not exist.
@@ -383,4 +383,112 @@ fn last_lines(path: &Path, lines: usize) -> Result<Vec<String>> {
     let all: Vec<&str> = text.lines().collect();
     let skip = all.len().saturating_sub(lines.min(LOG_LINES_LIMIT));
     Ok(all[skip..].iter().map(|&l| l.to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::RecordPreview;
+
+    /// A run on two drawn images.
+    fn image_run() -> (tempfile::TempDir, Store) {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        for folder in ["data", "run/samples"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::write(root.join("base.safetensors"), "").unwrap();
+        for (name, size) in [
+            ("data/a.png", (96, 48)),
+            ("data/b.png", (64, 64)),
+            ("run/samples/s.png", (32, 32)),
+        ] {
+            let image = image::RgbImage::from_pixel(size.0, size.1, image::Rgb([9, 90, 200]));
+            image.save(root.join(name)).unwrap();
+        }
+        fs::write(root.join("data/a.txt"), "a blue wall").unwrap();
+        let yaml = format!(
+            "base_model: {0}/base.safetensors\ntrain_data_dir: {0}/data\nresolution: 64\n\
+             eval_split: 0\n",
+            root.display()
+        );
+        fs::write(root.join("run/config.yaml"), yaml).unwrap();
+        let store = Store::new(RunFolder::new(root.join("run")));
+        (place, store)
+    }
+
+    fn ask(store: &Store, query: Query) -> Reply {
+        let (sender, receiver) = mpsc::channel();
+        let answer = Answer::new(move |reply| sender.send(reply).unwrap());
+        store.answer(query, answer);
+        receiver.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    fn records(store: &Store) -> Vec<RecordPreview> {
+        match ask(store, Query::Records { from: 0, count: 9 }) {
+            Reply::Records { records, total, .. } => {
+                assert_eq!(records.len(), total);
+                records
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn picture(store: &Store, source: PictureSource) -> Result<(u16, u16), String> {
+        let query = Query::Picture {
+            source,
+            width: 24,
+            height: 40,
+        };
+        match ask(store, query) {
+            Reply::Picture { width, height, rgb } => {
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(rgb)
+                    .unwrap();
+                assert_eq!(bytes.len(), usize::from(width) * usize::from(height) * 3);
+                assert_eq!(bytes[..3], [9, 90, 200]);
+                Ok((width, height))
+            }
+            Reply::Error { message, .. } => Err(message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn images_travel_as_records_and_small_pictures_and_nothing_else_of_the_disk_does() {
+        let (_place, store) = image_run();
+        let previews = records(&store);
+        assert_eq!(previews[0].segments[0].text, "a blue wall");
+        assert_eq!(previews[0].image.as_ref().unwrap().bucket, (64, 64));
+        let record = |index| picture(&store, PictureSource::Record { index });
+        assert_eq!(record(0), Ok((24, 12)));
+        assert_eq!(record(1), Ok((24, 24)));
+        assert!(record(2).unwrap_err().contains("no such image"));
+        let sample = |file: &str| picture(&store, PictureSource::Sample { file: file.into() });
+        assert_eq!(sample("s.png"), Ok((24, 24)));
+        for outside in ["../../data/a.png", "", "..", "/etc/passwd", "gone.png"] {
+            assert!(sample(outside).is_err(), "{outside}");
+        }
+    }
+
+    #[test]
+    fn captions_are_edited_without_a_runner_and_read_anew() {
+        let (_place, store) = image_run();
+        assert_eq!(records(&store)[1].image.as_ref().unwrap().caption, "");
+        let write = |edit| store.write(&Command::EditData { edit }).unwrap();
+        write(DataEdit::Caption {
+            file: "b.png".into(),
+            caption: "a square".into(),
+        })
+        .unwrap();
+        write(DataEdit::Exclude {
+            file: "a.png".into(),
+            excluded: true,
+        })
+        .unwrap();
+        let previews = records(&store);
+        assert_eq!(previews[1].segments[0].text, "a square");
+        assert_eq!(previews[0].split, "excluded");
+        assert!(store.write(&Command::Pause).is_none());
+    }
 }

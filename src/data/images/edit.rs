@@ -207,7 +207,7 @@ fn in_csv(text: &str, name: &str, path: &Path, rows: &BTreeMap<usize, &str>) -> 
     } else {
         ""
     };
-    let bytes = text[mark.len()..].as_bytes();
+    let bytes = &text.as_bytes()[mark.len()..];
     let delimiter = files::delimiter(bytes);
     // The reading's records, one for each of this reader's.
     let lines: Vec<usize> = files::read(name, path)?.iter().map(|r| r.line).collect();

@@ -142,10 +142,9 @@ mod tests {
 
     #[test]
     fn repeats_and_class_come_from_the_nearest_folder_named_so() {
-        let told = |name| kohya(name).map(|(n, class)| (n, class));
-        assert_eq!(told("10_sks dog/a.png"), Some((10, "sks dog".into())));
-        assert_eq!(told("10_dog/front/a.png"), Some((10, "dog".into())));
-        assert_eq!(told("10_dog/3_front/a.png"), Some((3, "front".into())));
+        assert_eq!(kohya("10_sks dog/a.png"), Some((10, "sks dog".into())));
+        assert_eq!(kohya("10_dog/front/a.png"), Some((10, "dog".into())));
+        assert_eq!(kohya("10_dog/3_front/a.png"), Some((3, "front".into())));
         for other in [
             "a.png",
             "10_a.png",
@@ -153,7 +152,7 @@ mod tests {
             "0_dog/a.png",
             "x10_dog/a.png",
         ] {
-            assert_eq!(told(other), None, "{other}");
+            assert_eq!(kohya(other), None, "{other}");
         }
     }
 }

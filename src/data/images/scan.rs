@@ -32,6 +32,9 @@ pub(super) struct Seen {
     pub facts: Result<Facts, String>,
 }
 
+/// Size and time of change (nanoseconds since the epoch).
+type Stamp = (u64, u64);
+
 /// What is remembered of a folder between scans.
 #[derive(Default, Serialize, Deserialize)]
 struct Index {
@@ -62,7 +65,7 @@ fn scan_with(
     let total = names.len() as u64;
     let done = AtomicU64::new(0);
     progress(0, total);
-    let results: Vec<(Option<(u64, u64)>, Seen, bool)> = names
+    let results: Vec<(Option<Stamp>, Seen, bool)> = names
         .par_iter()
         .map(|name| {
             let path = root.join(name);
@@ -100,7 +103,7 @@ fn scan_with(
 }
 
 /// What the file is, and whether it had to be read.
-fn see(known: &Index, name: &str, path: &Path, stamp: Option<(u64, u64)>) -> (Seen, bool) {
+fn see(known: &Index, name: &str, path: &Path, stamp: Option<Stamp>) -> (Seen, bool) {
     if let (Some((size, time)), Some((old_size, old_time, content))) =
         (stamp, known.files.get(name))
         && (size, time) == (*old_size, *old_time)
@@ -135,8 +138,7 @@ fn see(known: &Index, name: &str, path: &Path, stamp: Option<(u64, u64)>) -> (Se
     (Seen { content, facts }, true)
 }
 
-/// Size and time of change (nanoseconds since the epoch).
-fn stamp(path: &Path) -> Option<(u64, u64)> {
+fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(path).ok()?;
     let time = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
     Some((metadata.len(), time.as_nanos() as u64))

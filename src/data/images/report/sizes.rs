@@ -67,8 +67,9 @@ pub(super) fn findings(dataset: &ImageDataset, trained: &[&ImageItem]) -> Vec<Fi
         cropped.collect(),
         |n| {
             format!(
-                "{} more than {:.0} % at the edges to fit a bucket",
-                format!("{} {}", images(n), verb(n, "loses", "lose")),
+                "{} {} more than {:.0} % at the edges to fit a bucket",
+                images(n),
+                verb(n, "loses", "lose"),
                 CUT * 100.0
             )
         },
