@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::generate::parse_device;
 use super::adapters;
+use super::generate::parse_device;
 use crate::adapter;
-use crate::cli::{GenerateArgs};
+use crate::cli::GenerateArgs;
 use crate::error::input_error;
 use crate::generate::image::{Drawing, NoiseLevels, Painter, SamplerKind, parameters};
 use crate::model::diffusion::{Source, TextCondition, adaptable_modules};
@@ -19,7 +19,9 @@ use crate::train::dtype;
 /// Draws pictures and writes them as PNG files that say how they were made.
 pub(super) fn run(args: &GenerateArgs) -> Result<u8> {
     if args.logits.is_some() {
-        return Err(input_error("--logits is for language models, and the base draws pictures"));
+        return Err(input_error(
+            "--logits is for language models, and the base draws pictures",
+        ));
     }
     let device = model::device(parse_device(&args.device)?)?;
     let dtype = dtype(None, &device)?;
@@ -129,13 +131,21 @@ fn drawing(args: &GenerateArgs, side: usize) -> Result<Drawing> {
 
 /// The name of a file or folder without what tells its format.
 fn adapter_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    name.strip_suffix(".safetensors").unwrap_or(&name).to_owned()
+    let name = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy();
+    name.strip_suffix(".safetensors")
+        .unwrap_or(&name)
+        .to_owned()
 }
 
 /// `picture.png`, or `picture-1.png`, `picture-2.png`, ...
 fn files(output: &Path, count: u64) -> Result<Vec<PathBuf>> {
-    if output.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+    if output
+        .extension()
+        .is_none_or(|e| !e.eq_ignore_ascii_case("png"))
+    {
         return Err(input_error(format!(
             "--output {} is no PNG: name a .png file",
             output.display()

@@ -166,7 +166,11 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
         "none",
         "5",
         "Weigh timesteps by their signal-to-noise ratio up to this (min-SNR); 5 is usual",
-        |v| optional(v, "none", |v| number(v, |x| x > 0.0, "a number above 0, or none")),
+        |v| optional(v, "none", |v| number(
+            v,
+            |x| x > 0.0,
+            "a number above 0, or none"
+        )),
         |v| v.map_or("none".into(), decimal)
     ),
     key!(
@@ -193,7 +197,11 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
         "learning_rate",
         "5e-5",
         "Learning rate of the text encoders' adapters",
-        |v| optional(v, "learning_rate", |v| number(v, |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1")),
+        |v| optional(v, "learning_rate", |v| number(
+            v,
+            |x| x > 0.0 && x <= 1.0,
+            "a number above 0, at most 1"
+        )),
         |v| v.map_or("learning_rate".into(), decimal)
     ),
     key!(

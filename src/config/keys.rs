@@ -489,9 +489,7 @@ pub(super) const KEYS: &[Key] = &[
 
 /// Names of all keys of the design, built or not.
 pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
-    KEYS.iter()
-        .chain(IMAGE_KEYS)
-        .map(|k| k.name)
+    KEYS.iter().chain(IMAGE_KEYS).map(|k| k.name)
 }
 
 /// The key of that name that runs of this task use.

@@ -141,7 +141,8 @@ fn repository(written: &str) -> Option<&str> {
 
 /// `base_model`: a built-in base's name, or the absolute path of a file or folder.
 pub(super) fn base(value: &Value) -> Result<String, Fault> {
-    let written = text(value).map_err(|_| Fault::is_not("a path, `builtin:tiny-llama` or `builtin:tiny-sd`"))?;
+    let written = text(value)
+        .map_err(|_| Fault::is_not("a path, `builtin:tiny-llama` or `builtin:tiny-sd`"))?;
     if written.starts_with("builtin:") {
         return if BUILTIN.contains(&written.as_str()) {
             Ok(written)

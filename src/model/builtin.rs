@@ -27,7 +27,12 @@ macro_rules! component {
             name: $name,
             config: include_str!(concat!("builtin/tiny-sd/", $name, "/config.json")),
             weights: vec![(
-                Arc::new(include_bytes!(concat!("builtin/tiny-sd/", $name, "/", $weights))),
+                Arc::new(include_bytes!(concat!(
+                    "builtin/tiny-sd/",
+                    $name,
+                    "/",
+                    $weights
+                ))),
                 concat!("builtin:tiny-sd/", $name).to_owned(),
             )],
         }

@@ -36,8 +36,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use adapter::{AdapterPlan, adapter_plan};
-pub use image::image_adapter_plan;
 pub use device::{dtype, open_device};
+pub use image::image_adapter_plan;
 pub use plan::Plan;
 pub use preflight::{AdapterSize, Preflight, adapter_format, preflight};
 

@@ -44,9 +44,9 @@ impl Report {
             .ok();
         self.data = Some(Data {
             statistics: match &tokens {
-                Some(tokenizer) => {
-                    dataset.statistics(Some(&|caption| tokenizer.ids(caption).map_or(0, |i| i.len())))
-                }
+                Some(tokenizer) => dataset.statistics(Some(&|caption| {
+                    tokenizer.ids(caption).map_or(0, |i| i.len())
+                })),
                 None => dataset.statistics(None),
             },
             // The findings list them.

@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn kohyas_options_are_read_and_what_is_left_out_keeps_its_value() {
-        let all = "a fox, red --n blurry, low quality --w 640 --h 384 --d 7 --s 30 --l 5.5 --ss euler_a";
+        let all =
+            "a fox, red --n blurry, low quality --w 640 --h 384 --d 7 --s 30 --l 5.5 --ss euler_a";
         let expected = Drawing {
             prompt: "a fox, red".into(),
             negative: "blurry, low quality".into(),
@@ -137,9 +138,15 @@ mod tests {
         };
         assert_eq!(parsed(all).unwrap(), expected);
         let bare = parsed("a fox").unwrap();
-        assert_eq!((bare.prompt.as_str(), bare.width, bare.seed), ("a fox", 512, 42));
+        assert_eq!(
+            (bare.prompt.as_str(), bare.width, bare.seed),
+            ("a fox", 512, 42)
+        );
         // A hyphen within a word is no option.
-        assert_eq!(parsed("a well--known fox").unwrap().prompt, "a well--known fox");
+        assert_eq!(
+            parsed("a well--known fox").unwrap().prompt,
+            "a well--known fox"
+        );
         assert_eq!(parsed("--d 3").unwrap().prompt, "");
     }
 

@@ -88,8 +88,14 @@ mod tests {
             height: 2,
             rgb: (0..18).collect(),
         };
-        let drawing = Drawing::new(64, 7).with_line("a fox --n blurry --l 4").unwrap();
-        for (prompt, name) in [("a fox", "style"), ("ein Füchslein", "style"), ("狐", "画风")] {
+        let drawing = Drawing::new(64, 7)
+            .with_line("a fox --n blurry --l 4")
+            .unwrap();
+        for (prompt, name) in [
+            ("a fox", "style"),
+            ("ein Füchslein", "style"),
+            ("狐", "画风"),
+        ] {
             let drawing = Drawing {
                 prompt: prompt.into(),
                 ..drawing.clone()

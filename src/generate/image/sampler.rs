@@ -86,7 +86,10 @@ impl Sampler {
             timesteps,
             sigmas,
             at: 0,
-            x: noise.iter().map(|&n| (f64::from(n) * largest) as f32).collect(),
+            x: noise
+                .iter()
+                .map(|&n| (f64::from(n) * largest) as f32)
+                .collect(),
             previous: Vec::new(),
             seed,
         }
@@ -100,7 +103,10 @@ impl Sampler {
     /// What the model is given: `x` at unit variance.
     pub fn model_input(&self) -> Vec<f32> {
         let scale = 1.0 / (self.sigmas[self.at].powi(2) + 1.0).sqrt();
-        self.x.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
+        self.x
+            .iter()
+            .map(|&x| (f64::from(x) * scale) as f32)
+            .collect()
     }
 
     /// Takes the model's output for [`Sampler::model_input`].
@@ -110,9 +116,7 @@ impl Sampler {
     pub fn step(&mut self, output: &[f32]) -> Result<()> {
         let noise = match self.kind {
             // Step 0 of the stream is the noise that all begins with.
-            SamplerKind::EulerAncestral => {
-                gaussian(self.seed, self.at as u64 + 1, self.x.len())
-            }
+            SamplerKind::EulerAncestral => gaussian(self.seed, self.at as u64 + 1, self.x.len()),
             SamplerKind::Ddim | SamplerKind::DpmPlusPlus2M => Vec::new(),
         };
         self.step_with(output, &noise)
@@ -151,7 +155,10 @@ impl Sampler {
             SamplerKind::Ddim => 1.0 / (self.sigmas[self.at].powi(2) + 1.0).sqrt(),
             SamplerKind::DpmPlusPlus2M | SamplerKind::EulerAncestral => 1.0,
         };
-        self.x.iter().map(|&x| (f64::from(x) * scale) as f32).collect()
+        self.x
+            .iter()
+            .map(|&x| (f64::from(x) * scale) as f32)
+            .collect()
     }
 
     /// The second-order step in `lambda = -ln sigma`; the first and the last are of first order.
@@ -208,9 +215,7 @@ fn timesteps(kind: SamplerKind, trained: usize, steps: usize) -> Vec<f64> {
             // `timestep_spacing: leading`, `steps_offset: 1`.
             SamplerKind::Ddim => (i * (trained / steps) + 1) as f64,
             // `linspace` with the least one left out, rounded to even as numpy does.
-            SamplerKind::DpmPlusPlus2M => {
-                (last * (i + 1) as f64 / steps as f64).round_ties_even()
-            }
+            SamplerKind::DpmPlusPlus2M => (last * (i + 1) as f64 / steps as f64).round_ties_even(),
             SamplerKind::EulerAncestral if steps == 1 => last,
             SamplerKind::EulerAncestral => last * i as f64 / (steps - 1) as f64,
         })

@@ -52,7 +52,10 @@ fn close(what: &str, ours: &[f32], theirs: &[f32]) {
 fn the_noise_levels_are_diffusers() {
     for (timestep, expected) in fixture().alpha_bar {
         let ours = levels().alpha_bar(timestep);
-        assert!((ours / expected - 1.0).abs() < 1e-5, "{timestep}: {ours} {expected}");
+        assert!(
+            (ours / expected - 1.0).abs() < 1e-5,
+            "{timestep}: {ours} {expected}"
+        );
     }
 }
 
@@ -67,11 +70,13 @@ fn every_step_of_every_sampler_is_that_of_diffusers_scheduler() {
             "epsilon" => Prediction::Epsilon,
             _ => Prediction::V,
         };
-        let mut sampler =
-            Sampler::new(kind, prediction, &levels(), case.steps, &case.noise, 0);
+        let mut sampler = Sampler::new(kind, prediction, &levels(), case.steps, &case.noise, 0);
         for step in &case.trace {
             let timestep = sampler.timestep().unwrap();
-            assert!((timestep - step.timestep).abs() < 1e-3, "{name}: {timestep}");
+            assert!(
+                (timestep - step.timestep).abs() < 1e-3,
+                "{name}: {timestep}"
+            );
             close(&name, &sampler.model_input(), &step.input);
             sampler.step_with(&step.output, &step.added).unwrap();
         }

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Image;
-use crate::train::plan::Plan;
 use crate::config::{LrScheduler, Precision, RunConfig};
 use crate::data::images::{ImageDataset, ImageItem};
 use crate::model::diffusion::{Kind, Prediction};
 use crate::train::export::portable_name;
+use crate::train::plan::Plan;
 
 /// Python's spelling.
 fn boolean(value: bool) -> String {
@@ -43,46 +43,81 @@ pub(super) fn of(config: &RunConfig, image: &Image) -> BTreeMap<String, String> 
     put("ss_network_module", "networks.lora".to_owned());
     put("ss_network_dim", config.lora_rank.to_string());
     put("ss_network_alpha", config.lora_alpha.to_string());
-    put("ss_network_dropout", match config.lora_dropout {
-        0.0 => "None".to_owned(),
-        dropout => dropout.to_string(),
-    });
+    put(
+        "ss_network_dropout",
+        match config.lora_dropout {
+            0.0 => "None".to_owned(),
+            dropout => dropout.to_string(),
+        },
+    );
     put("ss_network_args", "{}".to_owned());
     let text_rate = config.text_encoder_lr.unwrap_or(config.learning_rate);
     put("ss_learning_rate", config.learning_rate.to_string());
     put("ss_unet_lr", config.learning_rate.to_string());
-    put("ss_text_encoder_lr", optional(config.train_text_encoder.then_some(text_rate)));
+    put(
+        "ss_text_encoder_lr",
+        optional(config.train_text_encoder.then_some(text_rate)),
+    );
     put("ss_optimizer", "torch.optim.adamw.AdamW".to_owned());
     put("ss_lr_scheduler", scheduler(config.lr_scheduler).to_owned());
     put("ss_lr_warmup_steps", config.warmup_steps.to_string());
     put("ss_max_grad_norm", config.max_grad_norm.to_string());
     put("ss_seed", config.seed.to_string());
     put("ss_num_epochs", (config.epochs.ceil() as u64).to_string());
-    put("ss_max_train_steps", Plan::new(config, image.batches.per_epoch()).total_steps.to_string());
-    put("ss_num_batches_per_epoch", image.batches.per_epoch().to_string());
+    put(
+        "ss_max_train_steps",
+        Plan::new(config, image.batches.per_epoch())
+            .total_steps
+            .to_string(),
+    );
+    put(
+        "ss_num_batches_per_epoch",
+        image.batches.per_epoch().to_string(),
+    );
     put("ss_batch_size_per_device", config.batch_size.to_string());
-    put("ss_total_batch_size", (config.batch_size * config.gradient_accumulation_steps).to_string());
-    put("ss_gradient_accumulation_steps", config.gradient_accumulation_steps.to_string());
-    put("ss_gradient_checkpointing", boolean(config.gradient_checkpointing == Some(true)));
-    put("ss_mixed_precision", match config.precision {
-        Some(Precision::Bf16) => "bf16".to_owned(),
-        Some(Precision::Fp16) => "fp16".to_owned(),
-        Some(Precision::F32) | None => "no".to_owned(),
-    });
+    put(
+        "ss_total_batch_size",
+        (config.batch_size * config.gradient_accumulation_steps).to_string(),
+    );
+    put(
+        "ss_gradient_accumulation_steps",
+        config.gradient_accumulation_steps.to_string(),
+    );
+    put(
+        "ss_gradient_checkpointing",
+        boolean(config.gradient_checkpointing == Some(true)),
+    );
+    put(
+        "ss_mixed_precision",
+        match config.precision {
+            Some(Precision::Bf16) => "bf16".to_owned(),
+            Some(Precision::Fp16) => "fp16".to_owned(),
+            Some(Precision::F32) | None => "no".to_owned(),
+        },
+    );
     put("ss_full_fp16", boolean(false));
     put("ss_cache_latents", boolean(config.cache_latents));
-    put("ss_clip_skip", match config.clip_skip {
-        0 => "None".to_owned(),
-        skip => skip.to_string(),
-    });
+    put(
+        "ss_clip_skip",
+        match config.clip_skip {
+            0 => "None".to_owned(),
+            skip => skip.to_string(),
+        },
+    );
     put("ss_max_token_length", config.max_token_length.to_string());
-    put("ss_noise_offset", match config.noise_offset {
-        0.0 => "None".to_owned(),
-        offset => offset.to_string(),
-    });
+    put(
+        "ss_noise_offset",
+        match config.noise_offset {
+            0.0 => "None".to_owned(),
+            offset => offset.to_string(),
+        },
+    );
     put("ss_min_snr_gamma", optional(config.min_snr_gamma));
     put("ss_prior_loss_weight", config.prior_loss_weight.to_string());
-    put("ss_caption_dropout_rate", config.caption_dropout.to_string());
+    put(
+        "ss_caption_dropout_rate",
+        config.caption_dropout.to_string(),
+    );
     put("ss_shuffle_caption", boolean(config.shuffle_caption));
     put("ss_keep_tokens", config.keep_tokens.to_string());
     put("ss_flip_aug", boolean(config.flip_aug));
@@ -91,8 +126,22 @@ pub(super) fn of(config: &RunConfig, image: &Image) -> BTreeMap<String, String> 
     put("ss_resolution", format!("({resolution}, {resolution})"));
     put("ss_enable_bucket", boolean(config.buckets));
     put("ss_bucket_no_upscale", boolean(config.bucket_no_upscale));
-    put("ss_min_bucket_reso", optional(config.buckets.then(|| config.min_bucket_reso.unwrap_or(resolution as u32 / 2))));
-    put("ss_max_bucket_reso", optional(config.buckets.then(|| config.max_bucket_reso.unwrap_or(resolution as u32 * 2))));
+    put(
+        "ss_min_bucket_reso",
+        optional(
+            config
+                .buckets
+                .then(|| config.min_bucket_reso.unwrap_or(resolution as u32 / 2)),
+        ),
+    );
+    put(
+        "ss_max_bucket_reso",
+        optional(
+            config
+                .buckets
+                .then(|| config.max_bucket_reso.unwrap_or(resolution as u32 * 2)),
+        ),
+    );
     let turns = |regularization: bool| -> u64 {
         trained(data)
             .filter(|(_, item)| item.regularization == regularization)
@@ -103,14 +152,26 @@ pub(super) fn of(config: &RunConfig, image: &Image) -> BTreeMap<String, String> 
     put("ss_num_reg_images", turns(true).to_string());
     put("ss_bucket_info", buckets(data).to_string());
     put("ss_dataset_dirs", folders(config, data, false).to_string());
-    put("ss_reg_dataset_dirs", folders(config, data, true).to_string());
+    put(
+        "ss_reg_dataset_dirs",
+        folders(config, data, true).to_string(),
+    );
     put("ss_tag_frequency", tags(config, data).to_string());
-    put("modelspec.title", config.trigger_word.clone().unwrap_or_else(|| "LoRA".to_owned()));
+    put(
+        "modelspec.title",
+        config
+            .trigger_word
+            .clone()
+            .unwrap_or_else(|| "LoRA".to_owned()),
+    );
     put("modelspec.resolution", format!("{resolution}x{resolution}"));
-    put("modelspec.prediction_type", match described.prediction {
-        Prediction::Epsilon => "epsilon".to_owned(),
-        Prediction::V => "v".to_owned(),
-    });
+    put(
+        "modelspec.prediction_type",
+        match described.prediction {
+            Prediction::Epsilon => "epsilon".to_owned(),
+            Prediction::V => "v".to_owned(),
+        },
+    );
     if config.clip_skip > 0 {
         put("modelspec.encoder_layer", config.clip_skip.to_string());
     }
@@ -169,9 +230,9 @@ fn folders(config: &RunConfig, data: &ImageDataset, regularization: bool) -> Val
         let entry = found.entry(folder(config, item)).or_default();
         *entry = (entry.0.max(item.repeats), entry.1 + 1);
     }
-    let each = found.into_iter().map(|(name, (repeats, count))| {
-        (name, json!({"n_repeats": repeats, "img_count": count}))
-    });
+    let each = found
+        .into_iter()
+        .map(|(name, (repeats, count))| (name, json!({"n_repeats": repeats, "img_count": count})));
     Value::Object(each.collect())
 }
 

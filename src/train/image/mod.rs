@@ -266,7 +266,9 @@ impl Image {
         let item = &self.data.items[row.item];
         let flip = self.data.flipped(row);
         let latent = self.latents.get(&self.data, row.item, flip, &self.source)?;
-        let noised = self.denoising.trained(&latent, row.draw, item.regularization);
+        let noised = self
+            .denoising
+            .trained(&latent, row.draw, item.regularization);
         Ok(Prepared {
             noised,
             height: latent.height,
@@ -337,12 +339,9 @@ impl Objective for Denoise {
             let latent = image.latents.get(&image.data, item, false, &image.source)?;
             for number in 0..EVAL_TIMESTEPS {
                 rows.push(Prepared {
-                    noised: image.denoising.evaluated(
-                        &latent,
-                        item as u64,
-                        number,
-                        EVAL_TIMESTEPS,
-                    ),
+                    noised: image
+                        .denoising
+                        .evaluated(&latent, item as u64, number, EVAL_TIMESTEPS),
                     height: latent.height,
                     width: latent.width,
                     text: image.captioned(&image.data.items[item].caption)?,

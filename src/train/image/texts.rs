@@ -42,12 +42,7 @@ pub(super) struct Settings {
 impl Texts {
     /// # Errors
     /// The base has no tokenizer that can be read.
-    pub fn new(
-        source: &Source,
-        settings: Settings,
-        device: &Device,
-        dtype: DType,
-    ) -> Result<Self> {
+    pub fn new(source: &Source, settings: Settings, device: &Device, dtype: DType) -> Result<Self> {
         Ok(Texts {
             tokenizer: source.tokenizer()?,
             max_chunks: settings.max_token_length.div_ceil(CHUNK),
@@ -106,7 +101,8 @@ impl Texts {
         adapters: &[Active<'_>],
     ) -> Result<TextCondition> {
         let chunks = self.chunks(caption)?;
-        self.open(source)?.encode(&[chunks], self.clip_skip, adapters)
+        self.open(source)?
+            .encode(&[chunks], self.clip_skip, adapters)
     }
 
     /// A caption through the frozen text encoders.
