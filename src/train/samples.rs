@@ -71,7 +71,8 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// `None`: memory ran out, which was told. A sample is not worth a pause, unless `on_oom` wants it.
+    /// `None`: it cannot be made, which was told. A sample is not worth a pause, unless `on_oom` wants
+    /// it.
     fn make(&mut self, prompt: &str, with_adapter: bool) -> Flow<Option<Made>> {
         let (objective, set) = (Rc::clone(&self.objective), self.set.clone());
         let active = [Active {
@@ -80,7 +81,10 @@ impl Trainer<'_> {
         }];
         let adapters = if with_adapter { &active[..] } else { &[] };
         let config = self.config.clone();
-        let momentary = objective.sample_bytes(prompt, &config)?;
+        let momentary = match objective.sample_bytes(prompt, &config) {
+            Ok(bytes) => bytes,
+            Err(e) => return Ok(self.left_out(&e)),
+        };
         loop {
             let mut attended = Ok(());
             let made = watched(momentary, || {
@@ -100,9 +104,17 @@ impl Trainer<'_> {
                     self.message(Level::Warning, text);
                     return Ok(None);
                 }
-                Err(e) => self.out_of_memory(e, 1, Work::Sample)?,
+                Err(e) if is_out_of_memory(&e) => self.out_of_memory(e, 1, Work::Sample)?,
+                Err(e) => return Ok(self.left_out(&e)),
             }
         }
+    }
+
+    /// Tells that a prompt cannot be sampled: the run goes on without it.
+    fn left_out(&self, error: &anyhow::Error) -> Option<Made> {
+        let text = format!("a sample was left out: {error:#}");
+        self.message(Level::Warning, text);
+        None
     }
 
     /// What the event log holds of a sample; pictures become files of their own.
