@@ -63,7 +63,11 @@ impl ImageBatch {
             Captioned::Encoded(condition) => Ok(condition.clone()),
             Captioned::Ids(chunks) => {
                 let encoders = self.image.texts.open(&self.image.source)?;
-                encoders.encode(&[chunks.clone()], self.image.texts.clip_skip(), adapters)
+                encoders.encode(
+                    std::slice::from_ref(chunks),
+                    self.image.texts.clip_skip(),
+                    adapters,
+                )
             }
         });
         let each: Result<Vec<TextCondition>> = each.collect();
