@@ -226,17 +226,17 @@ def main() -> None:
     rng = random.Random(0)
     scenes = [pictures.scene(rng) for _ in range(args.pictures)]
     flat = pixels([pictures.draw_flat(s) for s in scenes])
+    if args.refine:
+        refine(args.output, args.decoder_seconds, flat, rng)
+        if args.samples:
+            sheet(args.output, args.samples)
+        return
     captions = [s.caption for s in scenes]
     tokenizer_files(args.output / "tokenizer", captions, 300)
     tokenizer = CLIPTokenizer.from_pretrained(args.output / "tokenizer")
     tokens = tokenizer([*captions, ""], padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
     print(f"{len(captions)} pictures, {len(tokenizer)} tokens, longest caption {int((tokens != tokens[0, -1]).sum(1).max())}", flush=True)
 
-    if args.refine:
-        refine(args.output, args.decoder_seconds, flat, rng)
-        if args.samples:
-            sheet(args.output, args.samples)
-        return
     vae = train_vae(new_vae(), args.vae_seconds, 2e-3, flat, rng)
     # What is trained on is what will be used: the rounded weights.
     vae.load_state_dict({n: t.half().float() for n, t in vae.state_dict().items()})
