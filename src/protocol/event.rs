@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Num;
+use super::{Finding, ImagePreview, ImageStatistics, Num};
 
 /// One line of the event log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -259,7 +259,25 @@ pub struct DataStatistics {
     /// With `packing` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packing: Option<PackingStatistics>,
+    /// Of image data only: its records are images, its tokens those of captions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Box<ImageStatistics>>,
+    /// Text files whose records are held out because of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out_files: Vec<String>,
+    /// What was found, each with its records, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// What is odd and names no record.
     pub warnings: Vec<String>,
+}
+
+impl DataStatistics {
+    /// Short enough for an event.
+    pub fn told(mut self) -> Self {
+        self.findings = self.findings.into_iter().map(Finding::told).collect();
+        self
+    }
 }
 
 /// The rows that an epoch's training records are packed into.
@@ -300,6 +318,9 @@ pub struct RecordPreview {
     /// "train" or "eval".
     pub split: String,
     pub segments: Vec<RecordSegment>,
+    /// Of image data only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImagePreview>,
 }
 
 /// Neighbouring tokens that are all trained on, or all masked.

@@ -149,6 +149,7 @@ impl Story {
                 truncated: 2,
                 cut_tokens: 731,
                 packing: None,
+                held_out_files: Vec::new(),
                 duplicates: 3,
                 skipped: 0,
                 lengths: (0u64..)
@@ -159,6 +160,8 @@ impl Story {
                         count,
                     })
                     .collect(),
+                images: None,
+                findings: Vec::new(),
                 warnings: vec!["3 records are exact duplicates of earlier ones".into()],
             },
         });
@@ -353,6 +356,7 @@ pub fn records(from: usize, count: usize, total: usize) -> Vec<RecordPreview> {
                     trained: true,
                 },
             ],
+            image: None,
         })
         .collect()
 }

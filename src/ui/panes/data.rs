@@ -3,10 +3,11 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::{Segment, draw_lines, empty, labelled};
-use crate::protocol::DataStatistics;
+use crate::protocol::{DataStatistics, Severity};
 use crate::ui::app::App;
 use crate::ui::lang::Lang;
 use crate::ui::text::{self, wrap, wrap_pieces};
@@ -150,20 +151,31 @@ fn statistics(
             theme[Role::Warning],
         ));
     }
+    for finding in &data.findings {
+        let role = match finding.severity {
+            Severity::Note => Role::Muted,
+            Severity::Warning => Role::Warning,
+            Severity::Wrong => Role::Error,
+        };
+        remark(&mut lines, &finding.line(), columns, theme[role]);
+    }
     for warning in &data.warnings {
-        for (i, part) in wrap(warning, columns.saturating_sub(2))
-            .into_iter()
-            .enumerate()
-        {
-            let mark = if i == 0 { "! " } else { "  " };
-            lines.push(Line::styled(format!("{mark}{part}"), theme[Role::Warning]));
-        }
+        remark(&mut lines, warning, columns, theme[Role::Warning]);
     }
     let room = rows.saturating_sub(lines.len());
     if room >= 3 {
         lines.extend(histogram(theme, data, columns, room.min(12)));
     }
     lines
+}
+
+/// A marked sentence, wrapped.
+fn remark(lines: &mut Vec<Line<'static>>, text: &str, columns: usize, style: Style) {
+    let parts = wrap(text, columns.saturating_sub(2));
+    for (i, part) in parts.into_iter().enumerate() {
+        let mark = if i == 0 { "! " } else { "  " };
+        lines.push(Line::styled(format!("{mark}{part}"), style));
+    }
 }
 
 /// One row a bar; neighbouring buckets share one when there are too many.
