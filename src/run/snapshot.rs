@@ -138,13 +138,15 @@ mod tests {
         let whole = folded(folder.path());
         write(folder.path(), &whole).unwrap();
         let bytes = fs::read(path(folder.path())).unwrap();
-        for at in 0..bytes.len() {
+        // The first line, and some of the rest.
+        let places = (0..160).chain((160..bytes.len()).step_by(bytes.len() / 200));
+        for at in places.clone() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
             fs::write(path(folder.path()), &flipped).unwrap();
             assert_eq!(start(folder.path()).seq, 0, "byte {at}");
         }
-        println!("{} flipped bytes, all found", bytes.len());
+        println!("{} flipped bytes, all found", places.count());
         assert!(folded(folder.path()) == whole);
         fs::write(path(folder.path()), &bytes).unwrap();
         assert_eq!(start(folder.path()).seq, 20);
