@@ -5,6 +5,7 @@ mod duplicates;
 mod files;
 mod findings;
 mod formats;
+pub mod images;
 mod loader;
 mod scan;
 mod scan_cache;
@@ -41,6 +42,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BadRecord {
     pub file: String,
+    /// From 1; 0: the whole file.
     pub line: usize,
     pub kind: BadKind,
     pub reason: String,
@@ -199,7 +201,10 @@ fn packing(config: &RunConfig, train: &[Record]) -> PackingStatistics {
 
 impl std::fmt::Display for BadRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.line, self.reason)
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.reason),
+            line => write!(f, "{}:{line}: {}", self.file, self.reason),
+        }
     }
 }
 
