@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
-use super::adapters;
+use super::{adapters, fetch};
 use crate::adapter;
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::error::input_error;
@@ -59,11 +59,11 @@ pub(super) fn sampling(args: &SamplingArgs) -> Result<SamplingOptions> {
 /// A base on the device that was asked for.
 pub(super) fn open_base(base: &str, device: &str) -> Result<(Base, Device)> {
     let device = model::device(parse_device(device)?)?;
-    let base = model::open(base, &device, dtype(None, &device)?)?;
+    let base = model::open(&fetch::base(base)?, &device, dtype(None, &device)?)?;
     Ok((base, device))
 }
 
-fn parse_device(word: &str) -> Result<DeviceRequest> {
+pub(super) fn parse_device(word: &str) -> Result<DeviceRequest> {
     match (word, word.strip_prefix("cuda:").map(str::parse)) {
         ("auto", _) => Ok(DeviceRequest::Auto),
         ("cpu", _) => Ok(DeviceRequest::Cpu),

@@ -9,11 +9,13 @@ pub mod check;
 pub mod combine;
 pub mod doctor;
 pub mod export;
+pub mod fetch;
 pub mod generate;
 pub mod home;
 pub mod inspect;
 pub mod merge;
 pub mod new;
+pub mod label;
 mod progress;
 pub mod queue;
 pub mod replay;
@@ -49,6 +51,8 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Check(args) => check::run(args),
         CommandLine::Bench(args) => bench::run(args),
         CommandLine::Export(args) => export::run(args),
+        CommandLine::Fetch(args) => fetch::run(args),
+        CommandLine::Label(args) => label::run(args),
         CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Merge(args) => merge::run(args),
         CommandLine::Combine(args) => combine::run(args),

@@ -5,7 +5,9 @@ mod duplicates;
 mod files;
 mod findings;
 mod formats;
+mod labels;
 mod loader;
+mod pixels;
 mod scan;
 mod scan_cache;
 mod split;
@@ -22,7 +24,9 @@ use crate::protocol::{DataStatistics, Finding, PackingStatistics, RecordPreview,
 
 pub use batches::{Arrangement, Batches, Cursor, collate};
 pub use formats::{Message, Role};
+pub use labels::{LabelFormat, Labels};
 pub use loader::{Loader, MicroBatch};
+pub use pixels::pixel_values;
 
 /// A tokenised record.
 #[derive(Clone, Debug, PartialEq)]

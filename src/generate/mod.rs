@@ -1,14 +1,18 @@
 //! Text from a base with adapters.
 
+mod beam;
 mod chat;
 mod choose;
+mod label;
 mod prompt;
 mod session;
 mod text_stream;
 
 use anyhow::Result;
 
+pub use beam::{EarlyStopping, Scores, SearchOptions, search};
 pub use chat::{Chat, Loaded, Outcome, Reply};
+pub use label::{Labeller, Ranker};
 pub use prompt::{encode_chat, encode_prompt};
 pub use session::Session;
 

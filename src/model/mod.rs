@@ -24,6 +24,7 @@ mod rope;
 mod sentencepiece;
 mod source;
 mod tokenizer;
+mod vision;
 
 use anyhow::Result;
 use candle_core::{DType, Device};
@@ -42,6 +43,7 @@ pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use quantize::Quantization;
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
+pub use vision::{Blip, ClipVision, ClipWords, Preprocessing, Size, Speech, vision_model_type};
 
 use source::Source;
 
