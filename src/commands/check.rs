@@ -2,6 +2,7 @@
 
 pub(super) mod examine;
 pub(super) mod findings;
+mod images;
 mod json;
 mod text;
 mod trial;

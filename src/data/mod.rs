@@ -6,6 +6,7 @@ mod files;
 mod findings;
 mod formats;
 mod labels;
+pub mod images;
 mod loader;
 mod pixels;
 mod scan;
@@ -45,6 +46,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BadRecord {
     pub file: String,
+    /// From 1; 0: the whole file.
     pub line: usize,
     pub kind: BadKind,
     pub reason: String,
@@ -203,7 +205,10 @@ fn packing(config: &RunConfig, train: &[Record]) -> PackingStatistics {
 
 impl std::fmt::Display for BadRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.line, self.reason)
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.reason),
+            line => write!(f, "{}:{line}: {}", self.file, self.reason),
+        }
     }
 }
 

@@ -102,7 +102,7 @@ fn by_files(records: &[Record], files: &[String]) -> Result<Vec<bool>> {
     Ok(out)
 }
 
-fn by_chance(total: usize, eval_split: f64, seed: u64) -> Result<Vec<bool>> {
+pub(super) fn by_chance(total: usize, eval_split: f64, seed: u64) -> Result<Vec<bool>> {
     let mut out = vec![false; total];
     if eval_split == 0.0 {
         return Ok(out);

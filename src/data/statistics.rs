@@ -10,11 +10,6 @@ pub(super) fn of(train: &[Record], eval: &[Record], warnings: Vec<String>) -> Da
     let records = || train.iter().chain(eval);
     let mut lengths: Vec<u64> = records().map(|r| r.ids.len() as u64).collect();
     lengths.sort_unstable();
-    // Nearest rank.
-    let percentile = |share: f64| {
-        let rank = (share * lengths.len() as f64).ceil() as usize;
-        lengths.get(rank.max(1) - 1).copied().unwrap_or(0)
-    };
     let mut formats: BTreeMap<String, u64> = BTreeMap::new();
     for record in records() {
         *formats.entry(record.format.to_owned()).or_default() += 1;
@@ -29,8 +24,8 @@ pub(super) fn of(train: &[Record], eval: &[Record], warnings: Vec<String>) -> Da
         tokens: lengths.iter().sum(),
         trained_tokens: records().map(trained_tokens).sum(),
         min_length: lengths.first().copied().unwrap_or(0),
-        median_length: percentile(0.5),
-        p95_length: percentile(0.95),
+        median_length: percentile(&lengths, 0.5),
+        p95_length: percentile(&lengths, 0.95),
         max_length: lengths.last().copied().unwrap_or(0),
         truncated: cut().count() as u64,
         cut_tokens: cut().map(|record| record.cut as u64).sum(),
@@ -50,8 +45,14 @@ pub(super) fn trained_tokens(record: &Record) -> u64 {
     record.trained.iter().skip(1).filter(|t| **t).count() as u64
 }
 
+/// By nearest rank; 0 of nothing.
+pub(super) fn percentile(sorted: &[u64], share: f64) -> u64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or(0)
+}
+
 /// About 20 bars of a round width from the shortest to the longest.
-fn histogram(sorted: &[u64]) -> Vec<LengthBucket> {
+pub(super) fn histogram(sorted: &[u64]) -> Vec<LengthBucket> {
     let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
         return Vec::new();
     };

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::commands::progress::Bar;
-use crate::config::{self, LoadedConfig, Problem, RunConfig};
+use crate::config::{self, LoadedConfig, Problem, RunConfig, TaskType};
+use crate::data::images;
 use crate::data::{self, BadRecord, Batches, Dataset};
 use crate::model::{self, Description, LoraSpec, MemoryEstimate};
 use crate::protocol::{DataStatistics, Finding};
@@ -83,7 +84,9 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
         Err(problems) => report.problems = problems,
     }
     if let Some(loaded) = report.loaded.take() {
-        if report.problems.is_empty() {
+        if loaded.config.task_type == TaskType::TextToImage {
+            report.look_at_images(&loaded);
+        } else if report.problems.is_empty() {
             report.look_at_run(&loaded);
         }
         report.loaded = Some(loaded);
@@ -143,6 +146,19 @@ impl Report {
                 self.problems.push(at_key(loaded, key, text, String::new()));
                 None
             }
+        }
+    }
+
+    fn look_at_images(&mut self, loaded: &LoadedConfig) {
+        let bar = Bar::new("reading the images");
+        let read = images::load(&loaded.config, &|done, total| bar.update(done, total));
+        drop(bar);
+        if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
+            self.data = Some(Data {
+                statistics: dataset.statistics(None),
+                // The findings list them.
+                bad: Vec::new(),
+            });
         }
     }
 

@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::examine::{Fit, Report};
 use super::findings;
+use super::images;
 use super::trial::Step;
 use crate::commands::bytes;
 use crate::config::Problem;
@@ -182,6 +183,9 @@ fn write_run(out: &mut String, report: &Report) {
 }
 
 fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
+    if let Some(found) = &data.images {
+        return images::write(out, data, found, look);
+    }
     let formats: Vec<String> = data
         .formats
         .iter()
@@ -327,7 +331,7 @@ fn shortened(text: &str, width: usize) -> String {
     out + "..."
 }
 
-fn plural(count: u64, word: &str) -> String {
+pub(super) fn plural(count: u64, word: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{} {word}{s}", grouped(count))
 }
