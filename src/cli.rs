@@ -318,7 +318,12 @@ pub struct LabelArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_tokens: usize,
     /// Above 0: longer captions win more often, below 0 shorter ones (BLIP, with beams)
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     pub length_penalty: f64,
     /// When a search with beams stops: with as many captions as beams; when no better one is likely;
     /// when none can come

@@ -72,13 +72,14 @@ pub fn run(args: LabelArgs) -> Result<u8> {
     drop(bar);
     let written = todo.len() - unreadable;
     let place = path.display();
-    say(&match (kept, unreadable) {
-        (0, 0) => format!("{written} captions in {place}"),
-        (kept, 0) => format!("{written} captions in {place}; {kept} were there already"),
-        (kept, bad) => format!(
-            "{written} captions in {place}; {kept} were there already; {bad} images could not be read"
-        ),
-    });
+    let mut told = format!("{written} captions in {place}");
+    if kept > 0 {
+        told += &format!("; {kept} were there already");
+    }
+    if unreadable > 0 {
+        told += &format!("; {unreadable} images could not be read");
+    }
+    say(&told);
     Ok(u8::from(unreadable > 0))
 }
 
@@ -104,9 +105,11 @@ fn target(args: &LabelArgs) -> Result<(PathBuf, LabelFormat)> {
                 "--output {}: name a .csv or .jsonl file, or say --format csv, jsonl or txt",
                 output.display()
             ),
-            None => "name a file: `--output metadata.csv`; or say `--format txt` for a .txt beside \
+            None => {
+                "name a file: `--output metadata.csv`; or say `--format txt` for a .txt beside \
                      each image"
-                .to_owned(),
+                    .to_owned()
+            }
         })
     })?;
     match (&args.output, format) {

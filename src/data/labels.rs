@@ -91,12 +91,15 @@ impl Labels {
 
     fn read_csv(&mut self, bytes: &[u8]) -> Result<(), String> {
         let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(bytes);
-        let header = reader.headers().map_err(|e| format!("it is no table: {e}"))?;
+        let header = reader
+            .headers()
+            .map_err(|e| format!("it is no table: {e}"))?;
         self.columns = header.iter().map(str::to_owned).collect();
         for record in reader.records() {
             let record = record.map_err(|e| format!("it is no table: {e}"))?;
             let cells = record.iter().map(|cell| Value::String(cell.to_owned()));
-            self.rows.push(self.columns.iter().cloned().zip(cells).collect());
+            self.rows
+                .push(self.columns.iter().cloned().zip(cells).collect());
         }
         Ok(())
     }
@@ -175,10 +178,16 @@ impl Labels {
                     };
                     writer.write_record(self.columns.iter().map(cell))?;
                 }
-                replace(&self.path, &writer.into_inner().context("cannot write a table")?)?;
+                replace(
+                    &self.path,
+                    &writer.into_inner().context("cannot write a table")?,
+                )?;
             }
             LabelFormat::Jsonl => {
-                let lines = self.rows.iter().map(|row| Value::Object(row.clone()).to_string() + "\n");
+                let lines = self
+                    .rows
+                    .iter()
+                    .map(|row| Value::Object(row.clone()).to_string() + "\n");
                 replace(&self.path, lines.collect::<String>().as_bytes())?;
             }
         }
@@ -223,7 +232,11 @@ mod tests {
     fn rows_and_columns_that_are_there_stay() {
         let folder = tempfile::tempdir().unwrap();
         let csv = folder.path().join("metadata.csv");
-        fs::write(&csv, "id,file,caption\n7,./a.png,\"a cat, here\"\n8,b.png,\n").unwrap();
+        fs::write(
+            &csv,
+            "id,file,caption\n7,./a.png,\"a cat, here\"\n8,b.png,\n",
+        )
+        .unwrap();
         let mut labels = Labels::open(&csv, LabelFormat::Csv).unwrap();
         assert_eq!(labels.get("a.png").as_deref(), Some("a cat, here"));
         assert_eq!(labels.get("b.png"), None);
@@ -236,7 +249,11 @@ mod tests {
         );
 
         let jsonl = folder.path().join("metadata.jsonl");
-        fs::write(&jsonl, "{\"n\": 1, \"file_name\": \"a.png\", \"text\": \"x\"}\n").unwrap();
+        fs::write(
+            &jsonl,
+            "{\"n\": 1, \"file_name\": \"a.png\", \"text\": \"x\"}\n",
+        )
+        .unwrap();
         let mut labels = Labels::open(&jsonl, LabelFormat::Jsonl).unwrap();
         labels.set("b.png", "y".into());
         labels.save().unwrap();

@@ -109,7 +109,10 @@ impl Labeller {
             }
             Labeller::Clip(ranker) => {
                 let pictures = ranker.vision.embed(&pixels)?;
-                Ok(pictures.iter().map(|picture| ranker.caption(picture)).collect())
+                Ok(pictures
+                    .iter()
+                    .map(|picture| ranker.caption(picture))
+                    .collect())
             }
         }
     }
@@ -121,7 +124,10 @@ impl Ranker {
         let words = ClipWords::open(folder, device)?;
         let mut sections: Vec<Section> = Vec::new();
         let mut sentence = "";
-        for line in PHRASES.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in PHRASES
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             if let Some(head) = line.strip_prefix('[') {
                 let (_, head) = head.split_once("] ").unwrap_or_default();
                 let mut parts = head.split(" | ");
@@ -138,7 +144,9 @@ impl Ranker {
                 });
             } else if let Some(section) = sections.last_mut() {
                 section.phrases.push(line.to_owned());
-                section.texts.push(words.embed(&sentence.replace("{}", line))?);
+                section
+                    .texts
+                    .push(words.embed(&sentence.replace("{}", line))?);
             }
         }
         Ok(Ranker { vision, sections })
@@ -170,8 +178,9 @@ impl Section {
         let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = scores.iter().map(|score| (score - most).exp()).sum();
         let shares = scores.iter().map(|score| (score - most).exp() / sum);
-        let mut ranked: Vec<(f32, &str)> =
-            shares.zip(self.phrases.iter().map(String::as_str)).collect();
+        let mut ranked: Vec<(f32, &str)> = shares
+            .zip(self.phrases.iter().map(String::as_str))
+            .collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
         ranked
             .into_iter()
@@ -202,9 +211,14 @@ mod tests {
     fn the_phrase_list_is_well_formed() {
         let heads = PHRASES.lines().filter(|line| line.starts_with('['));
         for head in heads {
-            assert!(head.contains("{}") && head.split(" | ").count() == 3, "{head}");
+            assert!(
+                head.contains("{}") && head.split(" | ").count() == 3,
+                "{head}"
+            );
         }
-        let phrases = PHRASES.lines().filter(|l| !l.is_empty() && !l.starts_with(['#', '[']));
+        let phrases = PHRASES
+            .lines()
+            .filter(|l| !l.is_empty() && !l.starts_with(['#', '[']));
         let mut all: Vec<&str> = phrases.collect();
         let count = all.len();
         all.sort_unstable();

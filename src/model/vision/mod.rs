@@ -9,9 +9,6 @@ mod preprocessing;
 mod tower;
 mod weights;
 
-#[cfg(test)]
-mod tests;
-
 pub use blip::{Blip, Speech};
 pub use clip::{ClipVision, ClipWords};
 pub use preprocessing::{Preprocessing, Size};
