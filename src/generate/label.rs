@@ -9,7 +9,7 @@ use super::beam::{SearchOptions, search};
 use crate::data::images::Rgb;
 use crate::data::pixel_values;
 use crate::error::input_error;
-use crate::model::{Blip, ClipVision, ClipWords, vision_model_type};
+use crate::model::{Blip, ClipText, ClipVision, open_clip_tokenizer, vision_model_type};
 
 /// Writes captions.
 pub enum Labeller {

@@ -45,7 +45,7 @@ pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use quantize::Quantization;
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
-pub use vision::{Blip, ClipVision, ClipWords, Preprocessing, Size, Speech, vision_model_type};
+pub use vision::{Blip, ClipVision, Preprocessing, Size, Speech, vision_model_type};
 
 use source::Source;
 

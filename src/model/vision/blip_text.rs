@@ -176,7 +176,7 @@ impl Decoder {
                 None => said.push(new),
             }
             let q = split_heads(&layer.own.query.forward(&x)?, rows, self.heads)?;
-            let own = attend(&q, &said[at].keys, &said[at].values, false)?;
+            let own = attend(&q, &said[at].keys, &said[at].values)?;
             x = layer.own.close(&join_heads(&own)?, &x)?;
             let seen = layer
                 .cross
@@ -221,7 +221,6 @@ impl Attention {
                 &rows,
                 &picture(&pictures.keys)?,
                 &picture(&pictures.values)?,
-                false,
             )?;
             all.push(join_heads(&seen)?);
             from += group.len();

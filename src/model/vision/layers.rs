@@ -104,34 +104,15 @@ pub(super) fn join_heads(x: &Tensor) -> Result<Tensor> {
     Ok(joined.reshape((rows * tokens, heads * size))?)
 }
 
-/// Every query looks at every key of its row, or, `causal`, at those up to its own:
-/// `[rows, heads, tokens, size]` all. One row after another, so that the scores of one lie in memory.
-pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool) -> Result<Tensor> {
-    let (rows, _, tokens, size) = q.dims4()?;
-    let hidden = |at: usize| at % tokens > at / tokens;
-    let mask = match causal {
-        true => {
-            let mask =
-                (0..tokens * tokens).map(|at| if hidden(at) { f32::NEG_INFINITY } else { 0.0 });
-            Some(Tensor::from_vec(
-                mask.collect::<Vec<f32>>(),
-                (tokens, tokens),
-                q.device(),
-            )?)
-        }
-        false => None,
-    };
+/// Every query looks at every key of its row, `[rows, heads, tokens, size]` all. One row after
+/// another, so that the scores of one lie in memory.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (rows, _, _, size) = q.dims4()?;
     let scale = 1.0 / (size as f64).sqrt();
     let one = |row: usize| -> Result<Tensor> {
         let (q, k, v) = (q.get(row)?, k.get(row)?, v.get(row)?);
-        let scores = (q
-            .contiguous()?
-            .matmul(&k.transpose(D::Minus1, D::Minus2)?)?
-            * scale)?;
-        let scores = match &mask {
-            Some(mask) => scores.broadcast_add(mask)?,
-            None => scores,
-        };
+        let keys = k.transpose(D::Minus1, D::Minus2)?;
+        let scores = (q.contiguous()?.matmul(&keys)? * scale)?;
         Ok(softmax_last_dim(&scores)?.matmul(&v.contiguous()?)?)
     };
     let all: Vec<Tensor> = (0..rows).map(one).collect::<Result<_>>()?;

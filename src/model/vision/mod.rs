@@ -10,7 +10,7 @@ mod tower;
 mod weights;
 
 pub use blip::{Blip, Speech};
-pub use clip::{ClipVision, ClipWords};
+pub use clip::ClipVision;
 pub use preprocessing::{Preprocessing, Size};
 
 use std::path::Path;

@@ -29,7 +29,7 @@ pub(super) struct Tower {
     after: LayerNorm,
 }
 
-pub(super) struct Layer {
+struct Layer {
     norm1: LayerNorm,
     qkv: Qkv,
     out: Linear,
@@ -137,7 +137,7 @@ impl Tower {
             x = norm.forward(&x)?;
         }
         for layer in &self.layers {
-            x = layer.forward(&x, rows, self.heads, false)?;
+            x = layer.forward(&x, rows, self.heads)?;
         }
         let tokens = x.dim(0)? / rows;
         Ok(x.reshape((rows, tokens, self.width))?)
@@ -178,15 +178,15 @@ impl Tower {
 }
 
 /// What the layers of a tower have in common.
-pub(super) struct Shape {
-    pub width: usize,
-    pub inner: usize,
-    pub eps: f64,
-    pub activation: Activation,
+struct Shape {
+    width: usize,
+    inner: usize,
+    eps: f64,
+    activation: Activation,
 }
 
 impl Layer {
-    pub fn read(weights: &Weights, name: &str, shape: &Shape, style: Style) -> Result<Self> {
+    fn read(weights: &Weights, name: &str, shape: &Shape, style: Style) -> Result<Self> {
         let width = shape.width;
         let part = |leaf: &str| format!("{name}.{leaf}");
         let linear =
@@ -217,8 +217,8 @@ impl Layer {
         })
     }
 
-    /// Of `rows` sequences of equal length; `causal`: no token sees those after it.
-    pub fn forward(&self, x: &Tensor, rows: usize, heads: usize, causal: bool) -> Result<Tensor> {
+    /// Of `rows` pictures.
+    fn forward(&self, x: &Tensor, rows: usize, heads: usize) -> Result<Tensor> {
         let normed = self.norm1.forward(x)?;
         let [q, k, v] = match &self.qkv {
             Qkv::Fused(linear) => {
@@ -234,7 +234,7 @@ impl Layer {
             ],
         };
         let split = |x: &Tensor| split_heads(&x.contiguous()?, rows, heads);
-        let seen = join_heads(&attend(&split(&q)?, &split(&k)?, &split(&v)?, causal)?)?;
+        let seen = join_heads(&attend(&split(&q)?, &split(&k)?, &split(&v)?)?)?;
         let x = (x + self.out.forward(&seen)?)?;
         let inner = self
             .activation
