@@ -121,9 +121,8 @@ impl Labeller {
 impl Ranker {
     fn open(folder: &Path, device: &Device) -> Result<Self> {
         let vision = ClipVision::open(folder, device)?;
-        let words = ClipWords::open(folder, device)?;
         let mut sections: Vec<Section> = Vec::new();
-        let mut sentence = "";
+        let (mut sentence, mut sentences) = ("", Vec::new());
         for line in PHRASES
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -144,10 +143,12 @@ impl Ranker {
                 });
             } else if let Some(section) = sections.last_mut() {
                 section.phrases.push(line.to_owned());
-                section
-                    .texts
-                    .push(words.embed(&sentence.replace("{}", line))?);
+                sentences.push(sentence.replace("{}", line));
             }
+        }
+        let mut texts = embed_texts(folder, device, &sentences)?.into_iter();
+        for section in &mut sections {
+            section.texts = texts.by_ref().take(section.phrases.len()).collect();
         }
         Ok(Ranker { vision, sections })
     }
@@ -165,6 +166,29 @@ impl Ranker {
         }
         parts.join(", ")
     }
+}
+
+/// Texts where a CLIP puts them, as unit vectors.
+///
+/// # Errors
+/// The folder holds no whole CLIP; a text is too long; the device fails.
+pub fn embed_texts(folder: &Path, device: &Device, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+    let tokenizer = open_clip_tokenizer(folder)?;
+    let ids = texts.iter().map(|text| {
+        let words = tokenizer.ids(text)?;
+        Ok([&[tokenizer.bos], &words[..], &[tokenizer.eos]].concat())
+    });
+    let ids: Vec<Vec<u32>> = ids.collect::<Result<_>>()?;
+    let rows = ClipText::open(folder, device)?
+        .pooled(&ids)?
+        .to_vec2::<f32>()?;
+    let unit = |row: Vec<f32>| {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.into_iter()
+            .map(|x| x / length.max(f32::MIN_POSITIVE))
+            .collect()
+    };
+    Ok(rows.into_iter().map(unit).collect())
 }
 
 impl Section {

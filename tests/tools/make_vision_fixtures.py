@@ -172,9 +172,8 @@ def clip(images: list[Image.Image]) -> None:
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     processor.save_pretrained(folder)
     values = processor(images, return_tensors="pt")["pixel_values"]
-    texts = TEXTS + ["A  Cat", "x" * 60, "it's 42 o'clock"]
+    texts = TEXTS + ["A  Cat", "it's 42 o'clock"]
     ids = [tokenizer.encode(text).ids for text in texts]
-    ids = [row if len(row) <= 24 else row[:23] + [end] for row in ids]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [end] * (longest - len(row)) for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
@@ -182,7 +181,7 @@ def clip(images: list[Image.Image]) -> None:
         out = model(input_ids=padded, attention_mask=mask, pixel_values=values)
     scale = model.logit_scale.exp().item()
     (FOLDER / "clip.json").write_text(json.dumps({
-        "texts": texts, "ids": ids, "scale": scale, "similarities": (out.logits_per_image / scale).tolist()}) + "\n")
+        "texts": texts, "scale": scale, "similarities": (out.logits_per_image / scale).tolist()}) + "\n")
     save_file({"pixel_values": values.contiguous(), "image_embeds": out.image_embeds.contiguous(),
                "text_embeds": out.text_embeds.contiguous()}, FOLDER / "clip.safetensors")
 
