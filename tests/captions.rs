@@ -85,7 +85,6 @@ fn models_get_the_numbers_that_transformers_gives_them() {
 
 fn options(given: &Value) -> SearchOptions {
     let number = |key: &str| given[key].as_f64();
-    let defaults = SearchOptions::default();
     SearchOptions {
         beams: number("num_beams").unwrap_or(1.0) as usize,
         max_tokens: number("max_new_tokens").unwrap() as usize,
@@ -98,7 +97,6 @@ fn options(given: &Value) -> SearchOptions {
         },
         repetition_penalty: number("repetition_penalty").map_or(1.0, |p| p as f32),
         no_repeat_ngram: number("no_repeat_ngram_size").unwrap_or(0.0) as usize,
-        ..defaults
     }
 }
 
