@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod export;
 pub mod fetch;
 pub mod generate;
+mod generate_image;
 pub mod home;
 pub mod inspect;
 pub mod label;

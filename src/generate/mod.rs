@@ -1,8 +1,9 @@
-//! Text from a base with adapters.
+//! Text and pictures from a base with adapters.
 
 mod beam;
 mod chat;
 mod choose;
+pub mod image;
 mod label;
 mod prompt;
 mod session;
