@@ -43,6 +43,10 @@ pub enum CommandLine {
     Bench(BenchArgs),
     /// Write an adapter in another tool's format
     Export(ExportArgs),
+    /// Write captions for a folder of images
+    Label(LabelArgs),
+    /// Fetch a base, a captioning model or a dataset from the Hugging Face hub
+    Fetch(FetchArgs),
     /// Print what an adapter is, and what is wrong with it
     Inspect(InspectArgs),
     /// Merge adapters into a base
@@ -263,6 +267,100 @@ pub struct ExportArgs {
     /// The base, where the adapter's file does not tell what the format needs: between peft and gguf
     #[arg(long, value_name = "BASE")]
     pub base: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabelWay {
+    Csv,
+    Jsonl,
+    Txt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EarlyStop {
+    Yes,
+    No,
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub struct LabelArgs {
+    /// The folder of images
+    #[arg(long, value_name = "DIR")]
+    pub input: PathBuf,
+    /// The table of captions, .csv or .jsonl; with --format txt the folder of the .txt files (default:
+    /// beside the images)
+    #[arg(long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// A BLIP or CLIP folder, or such a repository of the Hugging Face hub (default:
+    /// Salesforce/blip-image-captioning-base)
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// How to write (default: by the output's name)
+    #[arg(long, value_enum, value_name = "csv|jsonl|txt")]
+    pub format: Option<LabelWay>,
+    /// A trigger word or phrase before every caption
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// Write captions anew where there are some
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Images that are looked at together
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    pub batch_size: usize,
+    /// Beams of the search; 1: greedy (BLIP)
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    pub beams: usize,
+    /// Tokens of a caption at most (BLIP)
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = at_least_one)]
+    pub max_tokens: usize,
+    /// Tokens of a caption at least (BLIP)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub min_tokens: usize,
+    /// Above 0: longer captions win more often, below 0 shorter ones (BLIP, with beams)
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
+    pub length_penalty: f64,
+    /// When a search with beams stops: with as many captions as beams; when no better one is likely;
+    /// when none can come
+    #[arg(long, value_enum, value_name = "yes|no|never", default_value = "no")]
+    pub early_stopping: EarlyStop,
+    /// Above 1: what was said becomes less likely (BLIP)
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// No run of so many tokens comes twice; 0: any may (BLIP)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub no_repeat_ngram: usize,
+    /// Words that every caption begins with, which the model goes on from (BLIP)
+    #[arg(long, value_name = "TEXT")]
+    pub begin: Option<String>,
+    /// auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+fn at_least_one(written: &str) -> Result<usize, String> {
+    match written.parse() {
+        Ok(0) | Err(_) => Err("it must be a whole number above 0".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// owner/name, owner/name@revision, or a file in it: owner/name/file.gguf
+    #[arg(value_name = "REPO", required = true)]
+    pub repos: Vec<String>,
+    /// They are datasets
+    #[arg(long, conflicts_with = "captions")]
+    pub data: bool,
+    /// They are models that write captions (BLIP, CLIP), for `loradeck label`
+    #[arg(long)]
+    pub captions: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //!
 //! - [`protocol`]: events, commands, queries, replies, and the fold of events into a state
 //! - [`config`]: the YAML file
+//! - [`fetch`]: the Hugging Face hub and its cache
 //! - [`random`]: counter-based random numbers
 //! - [`error`]: which errors are the input's
 //! - [`printable`]: text on its way to a terminal
@@ -27,6 +28,7 @@ pub mod commands;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod fetch;
 pub mod generate;
 pub mod model;
 pub mod monitor;

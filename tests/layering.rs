@@ -14,6 +14,7 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("random", vec![]),
         ("protocol", vec![]),
         ("config", vec![]),
+        ("fetch", vec!["config"]),
         ("ops", vec![]),
         ("model", vec!["ops"]),
         ("adapter", vec!["model"]),
@@ -34,8 +35,8 @@ fn table() -> BTreeMap<&'static str, Vec<&'static str>> {
         (
             "commands",
             vec![
-                "cli", "config", "data", "model", "adapter", "generate", "train", "monitor", "run",
-                "ui",
+                "cli", "config", "fetch", "data", "model", "adapter", "generate", "train",
+                "monitor", "run", "ui",
             ],
         ),
         ("cli", vec![]),

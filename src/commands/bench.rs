@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::bytes;
+use super::fetch;
 use super::scratch::Scratch;
 use crate::cli::BenchArgs;
 use crate::config;
@@ -15,6 +16,7 @@ use crate::train::bench::{Measurement, Plan, measure};
 
 pub fn run(args: BenchArgs) -> Result<u8> {
     let started = Instant::now();
+    fetch::named_in(&args.config, &args.sets)?;
     let loaded = config::load(&args.config, &args.sets)
         .map_err(|problems| config::problems_error(&problems))?;
     let plan = Plan {

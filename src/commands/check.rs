@@ -10,6 +10,7 @@ mod trial;
 
 use anyhow::Result;
 
+use super::fetch;
 use crate::cli::CheckArgs;
 use crate::printable::{write_json, write_out};
 use crate::protocol::Severity;
@@ -18,6 +19,7 @@ use crate::protocol::Severity;
 /// the exit code is 0, 2 with a mistake in the config, or 1 where training would go wrong: with data that
 /// is wrong, or after a trial that failed. Warnings do not count.
 pub fn run(args: CheckArgs) -> Result<u8> {
+    fetch::named_in(&args.config, &args.sets)?;
     let mut report = examine::examine(&args.config, &args.sets);
     let wrong = findings::count(report.findings(), Severity::Wrong) > 0;
     if args.try_run && report.problems.is_empty() && !wrong {

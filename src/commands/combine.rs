@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::adapters;
+use super::{adapters, fetch};
 use crate::adapter::{self, Dtype, ExportOptions, Format};
 use crate::cli::CombineArgs;
 use crate::model;
@@ -43,7 +43,8 @@ pub fn run(args: CombineArgs) -> Result<u8> {
         }
         combined = reduced.adapter;
     }
-    let base = args.base.as_deref().map(model::describe).transpose()?;
+    let base = args.base.as_deref().map(fetch::base).transpose()?;
+    let base = base.as_deref().map(model::describe).transpose()?;
     let options = ExportOptions {
         dtype,
         base: base.as_ref().map(|base| &base.config),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::adapters;
+use super::{adapters, fetch};
 use crate::adapter::{self, Adapter, Dtype, ExportOptions, Format};
 use crate::cli::ExportArgs;
 use crate::error::input_error;
@@ -26,7 +26,7 @@ pub fn run(args: ExportArgs) -> Result<u8> {
         adapter::check_format(family, found.adapter.is_dora(), format)?;
     }
     let base_name = match (&args.base, &found.checkpoint) {
-        (Some(base), _) => Some(base.clone()),
+        (Some(base), _) => Some(fetch::base(base)?),
         // The base of a run is known, and only GGUF asks for it.
         (None, Some(checkpoint)) if formats.contains(&Format::Gguf) => {
             Some(checkpoint.state.base_model()?)

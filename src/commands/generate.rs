@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
-use super::{adapters, generate_image};
+use super::{adapters, fetch, generate_image};
 use crate::adapter;
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::error::input_error;
@@ -63,7 +63,7 @@ pub(super) fn sampling(args: &SamplingArgs) -> Result<SamplingOptions> {
 /// A base on the device that was asked for.
 pub(super) fn open_base(base: &str, device: &str) -> Result<(Base, Device)> {
     let device = model::device(parse_device(device)?)?;
-    let base = model::open(base, &device, dtype(None, &device)?)?;
+    let base = model::open(&fetch::base(base)?, &device, dtype(None, &device)?)?;
     Ok((base, device))
 }
 

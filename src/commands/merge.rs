@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use candle_core::quantized::GgmlDType;
 
-use super::adapters;
+use super::{adapters, fetch};
 use crate::adapter;
 use crate::cli::MergeArgs;
 use crate::error::input_error;
@@ -27,7 +27,8 @@ pub fn run(args: MergeArgs) -> Result<u8> {
     }
     let strengths: Vec<f64> = weighted.iter().map(|(_, strength)| *strength).collect();
     adapters::warn_of_strengths(&strengths);
-    let base = Path::new(&args.base);
+    let base = fetch::base(&args.base)?;
+    let base = Path::new(&base);
     let mut bar = Bar::new(adapter::base_bytes(base)?);
     // What is half written is deleted on the way out.
     let stopped = Arc::new(AtomicI32::new(0));

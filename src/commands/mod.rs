@@ -9,10 +9,12 @@ pub mod check;
 pub mod combine;
 pub mod doctor;
 pub mod export;
+pub mod fetch;
 pub mod generate;
 mod generate_image;
 pub mod home;
 pub mod inspect;
+pub mod label;
 pub mod merge;
 pub mod new;
 mod progress;
@@ -50,6 +52,8 @@ pub fn dispatch(cli: Cli) -> Result<u8> {
         CommandLine::Check(args) => check::run(args),
         CommandLine::Bench(args) => bench::run(args),
         CommandLine::Export(args) => export::run(args),
+        CommandLine::Fetch(args) => fetch::run(args),
+        CommandLine::Label(args) => label::run(args),
         CommandLine::Inspect(args) => inspect::run(args),
         CommandLine::Merge(args) => merge::run(args),
         CommandLine::Combine(args) => combine::run(args),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::home;
+use super::{fetch, home};
 use crate::cli::{QueueArgs, QueueWorkerArgs};
 use crate::error::input_error;
 use crate::printable::{complain, say};
@@ -21,6 +21,9 @@ pub fn run(args: QueueArgs) -> Result<u8> {
     let queue = Queue::new(&args.runs);
     // All or none: a mistake in the third config is told before the first has run a day.
     let mut ids = Vec::new();
+    for config in &args.configs {
+        fetch::named_in(config, &args.sets)?;
+    }
     for config in &args.configs {
         match queue.add(config, &args.sets) {
             Ok(id) => ids.push(id),

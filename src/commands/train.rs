@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::{deck_options, home};
+use super::{deck_options, fetch, home};
 use crate::cli::TrainArgs;
 use crate::config::{self, LoadedConfig};
 use crate::error::input_error;
@@ -91,6 +91,7 @@ fn load(args: &TrainArgs) -> Result<LoadedConfig> {
         (Some(path), _) | (None, Some(path)) => path,
         (None, None) => bail!(input_error("name a config file: `loradeck train CONFIG`")),
     };
+    fetch::named_in(path, &args.sets)?;
     config::load(path, &args.sets).map_err(|problems| config::problems_error(&problems))
 }
 

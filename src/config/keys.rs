@@ -86,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "required",
         "./models/my-base.gguf",
-        "The base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file (ggjt v3) or `builtin:tiny-llama`; for images a Stable Diffusion checkpoint (`.safetensors`), a diffusers folder or `builtin:tiny-sd`",
+        "The base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file (ggjt v3), `owner/name[@revision]` on the Hugging Face hub or `builtin:tiny-llama`; for images a Stable Diffusion checkpoint (`.safetensors`), a diffusers folder or `builtin:tiny-sd`",
         paths::base,
         |v| quoted(v)
     ),
@@ -104,8 +104,8 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "required",
         "./data/my_data",
-        "Training data: a `.jsonl`, `.json`, `.csv` or `.txt` file, or a folder of them",
-        paths::existing,
+        "Training data: a `.jsonl`, `.json`, `.csv` or `.txt` file, a folder of them, or `owner/name[@revision]`, a dataset on the Hugging Face hub",
+        paths::data,
         |v| paths::show(v)
     ),
     key!(

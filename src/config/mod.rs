@@ -1,5 +1,6 @@
 //! The YAML file: its keys, defaults, checks, and which changes may act during a run.
 
+pub mod hub;
 mod image_keys;
 mod keys;
 mod kinds;

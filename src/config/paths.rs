@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_yaml::Value;
 
 use super::TaskType;
+use super::hub::{self, Repo, RepoKind};
 use super::values::{Fault, quoted, text};
 
 /// Bases compiled into the program.
 pub(super) const BUILTIN: &[&str] = &["builtin:tiny-llama", "builtin:tiny-sd"];
-
-/// Extensions of weight files, to tell a missing file from a repository's name.
-const WEIGHT_FILES: &[&str] = &["gguf", "bin", "safetensors", "ckpt", "pt", "pth"];
 
 /// A path as YAML.
 pub(super) fn show(path: &Path) -> String {
@@ -126,20 +124,36 @@ fn neighbour(path: &Path, parent: &Path) -> Option<String> {
     super::names::nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
-/// `owner/name`, as the Hugging Face hub names its repositories.
-fn repository(written: &str) -> Option<&str> {
-    let (owner, name) = written.split_once('/')?;
-    let fits = |s: &str| {
-        s.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && s.chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    let extension = Path::new(name).extension().and_then(|e| e.to_str());
-    let file = extension.is_some_and(|e| WEIGHT_FILES.contains(&e));
-    (fits(owner) && fits(name) && !file && !Path::new(owner).exists()).then_some(name)
+/// What the cache has of a repository of the hub. Fetching is not this room's: whoever runs a config
+/// has it fetched before.
+fn cached(repo: &Repo) -> Result<PathBuf, Fault> {
+    repo.cached(&hub::cache_dir()).ok_or_else(|| {
+        let what = match repo.kind {
+            RepoKind::Model => "",
+            RepoKind::Dataset => " --data",
+        };
+        Fault::new(
+            "is neither a file nor a folder here, and is not fetched from the Hugging Face hub yet",
+            format!(
+                "correct the path (`./{}` would be one), or fetch it: `loradeck fetch{what} {}`",
+                repo.id(),
+                repo.written()
+            ),
+        )
+    })
 }
 
-/// `base_model`: a built-in base's name, or the absolute path of a file or folder.
+/// `train_data_dir`: a file or folder, or a dataset of the hub.
+pub(super) fn data(value: &Value) -> Result<PathBuf, Fault> {
+    let written = text(value).map_err(|_| Fault::is_not("a path"))?;
+    match Repo::parse(&written, RepoKind::Dataset) {
+        Some(repo) => cached(&repo),
+        None => existing(value),
+    }
+}
+
+/// `base_model`: a built-in base's name, the absolute path of a file or folder, or that of a
+/// repository in the cache.
 pub(super) fn base(value: &Value) -> Result<String, Fault> {
     let written = text(value)
         .map_err(|_| Fault::is_not("a path, `builtin:tiny-llama` or `builtin:tiny-sd`"))?;
@@ -154,25 +168,25 @@ pub(super) fn base(value: &Value) -> Result<String, Fault> {
         };
     }
     for scheme in ["https://", "http://", "hf://", "s3://"] {
-        if written.starts_with(scheme) {
+        if let Some(rest) = written.strip_prefix(scheme) {
+            let of_hub = ["huggingface.co/", "hf.co/"];
+            let name = of_hub.iter().find_map(|host| rest.strip_prefix(host));
+            let name = if scheme == "hf://" { Some(rest) } else { name };
             return Err(Fault::new(
-                "is an address: loradeck downloads nothing",
-                "download the base and write its path",
+                "is an address",
+                match name.filter(|name| Repo::parse(name, RepoKind::Model).is_some()) {
+                    Some(name) => format!("write the repository's name: `base_model: {name}`"),
+                    None => "write a repository of the Hugging Face hub as `owner/name`, or \
+                             download the base and write its path"
+                        .into(),
+                },
             ));
         }
     }
-    let path = absolute(value)?;
-    if !path.exists()
-        && let Some(name) = repository(&written)
-    {
-        return Err(Fault::new(
-            "is neither a file nor a folder here, and loradeck downloads nothing",
-            format!(
-                "download it first, e.g. `hf download {written} --local-dir ./models/{name}`, and \
-                 write `base_model: ./models/{name}`"
-            ),
-        ));
+    if let Some(repo) = Repo::parse(&written, RepoKind::Model) {
+        return Ok(cached(&repo)?.to_string_lossy().into_owned());
     }
+    let path = absolute(value)?;
     exists(&path, value)?;
     if path.is_dir() {
         let has = |file: &str| path.join(file).is_file();

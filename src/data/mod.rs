@@ -6,7 +6,9 @@ mod files;
 mod findings;
 mod formats;
 pub mod images;
+mod labels;
 mod loader;
+mod pixels;
 mod scan;
 mod scan_cache;
 mod split;
@@ -23,7 +25,9 @@ use crate::protocol::{DataStatistics, Finding, PackingStatistics, RecordPreview,
 
 pub use batches::{Arrangement, Batches, Cursor, collate};
 pub use formats::{Message, Role};
+pub use labels::{LabelFormat, Labels};
 pub use loader::{Loader, MicroBatch};
+pub use pixels::pixel_values;
 
 /// A tokenised record.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,15 +1,19 @@
 //! Text and pictures from a base with adapters.
 
+mod beam;
 mod chat;
 mod choose;
 pub mod image;
+mod label;
 mod prompt;
 mod session;
 mod text_stream;
 
 use anyhow::Result;
 
+pub use beam::{EarlyStopping, Scores, SearchOptions, search};
 pub use chat::{Chat, Loaded, Outcome, Reply};
+pub use label::{Labeller, Ranker, embed_texts};
 pub use prompt::{encode_chat, encode_prompt};
 pub use session::Session;
 

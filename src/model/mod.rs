@@ -25,6 +25,7 @@ mod rope;
 mod sentencepiece;
 mod source;
 mod tokenizer;
+mod vision;
 
 use anyhow::Result;
 use candle_core::{DType, Device};
@@ -44,6 +45,7 @@ pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use quantize::Quantization;
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
+pub use vision::{Blip, ClipVision, Preprocessing, Size, Speech, vision_model_type};
 
 use source::Source;
 
