@@ -297,6 +297,7 @@ fn every_command_query_and_reply_survives_the_wire() {
                     text: "hi".into(),
                     trained: true,
                 }],
+                image: None,
             }],
         },
         Reply::RunnerLog {

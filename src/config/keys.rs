@@ -3,6 +3,7 @@
 
 use serde_yaml::Value;
 
+use super::image_keys::{IMAGE_KEYS, UNBUILT};
 use super::kinds::{
     FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
     OTHER_QUANTIZATIONS, OTHER_SCHEDULERS, OTHER_SHARING, OTHER_TASKS, PRECISIONS, QUANTIZATIONS,
@@ -78,8 +79,10 @@ macro_rules! key {
     };
 }
 
+pub(super) use key;
+
 /// Calls `show`; as a function so that the closures of the table know their argument's type.
-fn shown_by<T>(field: &T, show: impl Fn(&T) -> String) -> String {
+pub(super) fn shown_by<T>(field: &T, show: impl Fn(&T) -> String) -> String {
     show(field)
 }
 
@@ -491,71 +494,6 @@ pub(super) const KEYS: &[Key] = &[
     ),
 ];
 
-/// Keys that only image training knows; a text run refuses them.
-pub(super) const IMAGE_KEYS: &[Key] = &[
-    key!(
-        metadata_path,
-        Restart,
-        "none",
-        "./data/metadata.csv",
-        "Captions of the images",
-        |v| paths::existing(v).map(Some),
-        |v| v.as_ref().map_or("none".into(), |p| paths::show(p))
-    ),
-    key!(
-        resolution,
-        Restart,
-        "512",
-        "512",
-        "Pixels of an image's side",
-        |v| count(v, 64, 8192),
-        |v| v.to_string()
-    ),
-];
-
-pub(super) const UNBUILT: &[Unbuilt] = &[
-    Unbuilt {
-        name: "buckets",
-        image: true,
-    },
-    Unbuilt {
-        name: "cache_latents",
-        image: true,
-    },
-    Unbuilt {
-        name: "caption_dropout",
-        image: true,
-    },
-    Unbuilt {
-        name: "shuffle_caption",
-        image: true,
-    },
-    Unbuilt {
-        name: "keep_tokens",
-        image: true,
-    },
-    Unbuilt {
-        name: "min_snr_gamma",
-        image: true,
-    },
-    Unbuilt {
-        name: "noise_offset",
-        image: true,
-    },
-    Unbuilt {
-        name: "train_text_encoder",
-        image: true,
-    },
-    Unbuilt {
-        name: "text_encoder_lr",
-        image: true,
-    },
-    Unbuilt {
-        name: "reg_data_dir",
-        image: true,
-    },
-];
-
 /// Names of all keys of the design, built or not.
 pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
     KEYS.iter()
@@ -567,4 +505,9 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
 /// The key of that name that runs of this task use.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|k| k.name == name)
+}
+
+/// The key of that name, of any task.
+pub(super) fn find_any(name: &str) -> Option<&'static Key> {
+    find(name).or_else(|| IMAGE_KEYS.iter().find(|k| k.name == name))
 }

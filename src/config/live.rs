@@ -10,7 +10,12 @@ use crate::protocol::{ConfigChange, ConfigEntry};
 
 /// Restart keys that may change between a run and its resume: where the run lies and what computes
 /// it, not what is computed. (Recomputing activations gives the same numbers.)
-const FREE_ON_RESUME: &[&str] = &["output_dir", "device", "gradient_checkpointing"];
+const FREE_ON_RESUME: &[&str] = &[
+    "output_dir",
+    "device",
+    "gradient_checkpointing",
+    "cache_latents",
+];
 
 pub(super) fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {
     used_keys(edited)

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::keys::{self, IMAGE_KEYS, KEYS, Key, UNBUILT};
+use super::image_keys::{IMAGE_KEYS, UNBUILT};
+use super::keys::{self, KEYS, Key};
 use super::names::{Advice, advise};
 use super::read::{self, Entry};
 use super::rules::{impossible, text_defaults};
@@ -286,7 +287,7 @@ impl Reader<'_> {
 
     fn combinations(&mut self) {
         for (name, fault) in impossible(&self.config) {
-            let Some(key) = keys::find(name) else {
+            let Some(key) = keys::find_any(name) else {
                 continue;
             };
             let given = self
@@ -413,7 +414,7 @@ pub(super) fn read(key: &Key, config: &mut RunConfig, value: &Value) -> Result<(
 }
 
 fn read_key(name: &str, config: &mut RunConfig, value: &Value) -> Result<(), Fault> {
-    match keys::find(name).or_else(|| IMAGE_KEYS.iter().find(|k| k.name == name)) {
+    match keys::find_any(name) {
         Some(key) => read(key, config, value),
         None => Ok(()),
     }

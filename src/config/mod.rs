@@ -1,5 +1,6 @@
 //! The YAML file: its keys, defaults, checks, and which changes may act during a run.
 
+mod image_keys;
 mod keys;
 mod kinds;
 mod live;
@@ -84,8 +85,29 @@ pub struct RunConfig {
     pub export_formats: Vec<ExportFormat>,
     /// Told of alerts and of the run's end, by `sh -c`.
     pub notify_command: Option<String>,
-    /// Keys of image training, kept for `check`; no run uses them in this version.
+
+    // Keys of image training.
+    /// Pixels of a side; with `buckets` its square is the area of every bucket.
     pub resolution: usize,
+    pub buckets: bool,
+    pub bucket_reso_steps: u32,
+    /// `None`: half of `resolution`.
+    pub min_bucket_reso: Option<u32>,
+    /// `None`: twice `resolution`.
+    pub max_bucket_reso: Option<u32>,
+    pub bucket_no_upscale: bool,
+    pub flip_aug: bool,
+    pub trigger_word: Option<String>,
+    pub shuffle_caption: bool,
+    /// Parts between commas that stay in front when captions are shuffled.
+    pub keep_tokens: usize,
+    /// Share of captions trained on as empty ones.
+    pub caption_dropout: f64,
+    /// 75, 150 or 225.
+    pub max_token_length: usize,
+    /// Whether latents and text embeddings are kept on disk.
+    pub cache_latents: bool,
+    pub reg_data_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,10 +320,10 @@ pub fn markdown_table() -> String {
             key.doc
         );
     }
-    let unbuilt: Vec<String> = keys::IMAGE_KEYS
+    let unbuilt: Vec<String> = image_keys::IMAGE_KEYS
         .iter()
         .map(|k| k.name)
-        .chain(keys::UNBUILT.iter().map(|k| k.name))
+        .chain(image_keys::UNBUILT.iter().map(|k| k.name))
         .map(|name| format!("`{name}`"))
         .collect();
     out += &format!(

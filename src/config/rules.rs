@@ -57,6 +57,7 @@ pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
         faults.push(("export_formats", Fault::new(verdict, fix)));
         break;
     }
+    faults.extend(impossible_buckets(config));
     if config.output_dir.starts_with(&config.train_data_dir) {
         faults.push((
             "output_dir",
@@ -70,6 +71,43 @@ pub(super) fn impossible(config: &RunConfig) -> Vec<(&'static str, Fault)> {
         ));
     }
     faults
+}
+
+/// Buckets that could hold no image.
+fn impossible_buckets(config: &RunConfig) -> Option<(&'static str, Fault)> {
+    if config.task_type != TaskType::TextToImage || !config.buckets {
+        return None;
+    }
+    let (resolution, steps) = (config.resolution as u64, config.bucket_reso_steps);
+    if u64::from(steps) > resolution {
+        return Some((
+            "bucket_reso_steps",
+            Fault::new(
+                format!("is more than `resolution: {resolution}`: no bucket would be left"),
+                "write a smaller one",
+            ),
+        ));
+    }
+    let (min, max) = (config.min_bucket_reso, config.max_bucket_reso);
+    if min.is_some_and(|min| u64::from(min) > resolution) {
+        return Some((
+            "min_bucket_reso",
+            Fault::new(
+                format!("is more than `resolution: {resolution}`"),
+                "write a smaller one",
+            ),
+        ));
+    }
+    if max.is_some_and(|max| u64::from(max) < resolution) {
+        return Some((
+            "max_bucket_reso",
+            Fault::new(
+                format!("is less than `resolution: {resolution}`"),
+                "write a larger one",
+            ),
+        ));
+    }
+    None
 }
 
 /// A text run's defaults; what must be given is empty.
@@ -125,5 +163,18 @@ pub(super) fn text_defaults() -> RunConfig {
         export_formats: vec![ExportFormat::Peft],
         notify_command: None,
         resolution: 512,
+        buckets: true,
+        bucket_reso_steps: 64,
+        min_bucket_reso: None,
+        max_bucket_reso: None,
+        bucket_no_upscale: false,
+        flip_aug: false,
+        trigger_word: None,
+        shuffle_caption: false,
+        keep_tokens: 0,
+        caption_dropout: 0.0,
+        max_token_length: 75,
+        cache_latents: true,
+        reg_data_dir: None,
     }
 }

@@ -203,6 +203,7 @@ impl Dataset {
                 truncated: record.cut > 0,
                 split: split.to_owned(),
                 segments: segments(record, tokenizer),
+                image: None,
             })
             .collect()
     }

@@ -89,6 +89,8 @@ pub(super) fn of(
         duplicates: repeated.len() as u64,
         skipped: 0,
         lengths: histogram(&lengths),
+        images: None,
+        findings: Vec::new(),
         warnings,
     }
 }

@@ -10,6 +10,7 @@ mod cache;
 mod config;
 mod decoder;
 mod device;
+pub mod diffusion;
 mod family;
 mod ggjt;
 pub mod gguf;

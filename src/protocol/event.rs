@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Num;
+use super::{Finding, ImagePreview, ImageStatistics, Num};
 
 /// One line of the event log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -259,6 +259,13 @@ pub struct DataStatistics {
     /// With `packing` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packing: Option<PackingStatistics>,
+    /// Of image data only: its records are images, its tokens those of captions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Box<ImageStatistics>>,
+    /// What was found, each with its records, the worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// What is odd and names no record.
     pub warnings: Vec<String>,
 }
 
@@ -300,6 +307,9 @@ pub struct RecordPreview {
     /// "train" or "eval".
     pub split: String,
     pub segments: Vec<RecordSegment>,
+    /// Of image data only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImagePreview>,
 }
 
 /// Neighbouring tokens that are all trained on, or all masked.

@@ -7,6 +7,8 @@ mod alerts;
 mod command;
 mod curves;
 mod event;
+mod finding;
+mod images;
 mod log;
 mod series;
 mod state;
@@ -20,6 +22,8 @@ pub use event::{
     EventKind, GpuReading, GpuStatus, HostReading, LengthBucket, Level, Message, PackingStatistics,
     PhaseName, RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
+pub use finding::{Finding, FindingItem, Severity};
+pub use images::{BucketCount, ImagePreview, ImageStatistics, PictureSource};
 pub use log::{LogEntry, LogLine};
 pub use series::{Bucket, Series};
 pub use state::{
@@ -29,4 +33,4 @@ pub use wire::{ClientMessage, Num, ServerMessage};
 
 /// Version of the protocol. A deck and a runner of different versions still show each other's
 /// events, but the deck stays read-only.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -159,6 +159,8 @@ impl Story {
                         count,
                     })
                     .collect(),
+                images: None,
+                findings: Vec::new(),
                 warnings: vec!["3 records are exact duplicates of earlier ones".into()],
             },
         });
@@ -353,6 +355,7 @@ pub fn records(from: usize, count: usize, total: usize) -> Vec<RecordPreview> {
                     trained: true,
                 },
             ],
+            image: None,
         })
         .collect()
 }
