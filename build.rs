@@ -63,7 +63,7 @@ fn main() {
 }
 
 fn modules(sources: &Path) -> Vec<Module> {
-    let plain = ["attention_plain", "dequantize", "loss", "norm", "pointwise"];
+    let plain = ["attention_plain", "dequantize", "images", "loss", "norm", "pointwise"];
     let mut modules: Vec<Module> = plain
         .iter()
         .map(|name| Module {

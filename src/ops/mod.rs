@@ -5,7 +5,7 @@
 //! padding; where one ends is told by [`Span`]s. Images are `[pixels, channels]` alike, on a
 //! [`Grid`]. On the CPU the operations run in f32 on rayon's
 //! threads, and every sum is taken in an order that does not depend on scheduling, so equal inputs
-//! give equal bits. On other devices the same functions are composed of candle's operations. What a
+//! give equal bits. On GPUs kernels of our own and cuBLAS do the same ([`cuda`]). What a
 //! backward needs is noted on a [`Tape`].
 
 mod activation;
@@ -13,6 +13,7 @@ mod attention;
 mod bias;
 mod columns;
 mod conv;
+mod cuda;
 mod decode;
 mod dora;
 mod dropout;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::super::attention::{Heads, Span};
+use super::super::attention::{Heads, Sight, Span};
 use super::super::tape::Tape;
-use super::{Argument, Grid, common_type, contiguous, int, launch, new_tensor};
+use super::{Argument, Blocks, common_type, contiguous, int, launch, new_tensor};
 
 /// Padded head sizes that `attention.cu` was built for (see build.rs).
 const HEADS: [usize; 7] = [32, 48, 64, 80, 96, 128, 160];
@@ -109,7 +109,7 @@ impl Call {
                 ("attention_plain".to_owned(), kernel)
             }
         };
-        let grid = Grid {
+        let grid = Blocks {
             blocks: ((tiles.len() / 6) as u32, heads as u32, 1),
             threads: (THREADS, 1, 1),
             shared_bytes: self.shared_bytes(shared),
@@ -160,8 +160,7 @@ fn output(rows: usize, covered: usize, columns: usize, like: &Tensor) -> Result<
     }
 }
 
-/// As [`super::super::attention()`], of shapes that were checked; without `causal`, every query sees
-/// all keys of its span.
+/// As [`super::super::attention()`], of shapes that were checked.
 pub fn attention(
     tape: &Tape,
     q: &Tensor,
@@ -169,9 +168,12 @@ pub fn attention(
     v: &Tensor,
     spans: &Arc<Vec<Span>>,
     heads: Heads,
-    window: Option<usize>,
-    causal: bool,
+    sight: Sight,
 ) -> Result<Tensor> {
+    let (causal, window) = match sight {
+        Sight::All => (false, None),
+        Sight::Causal { window } => (true, window),
+    };
     let ids = (q.id(), k.id(), v.id());
     let inputs = [q, k, v];
     let (q, k, v) = (contiguous(q)?, contiguous(k)?, contiguous(v)?);
@@ -204,7 +206,7 @@ pub fn attention(
         common_type(&[&q, &dy])?;
         let means = new_tensor((tokens, heads.queries), DType::F32, q.device())?;
         let rows = tokens * heads.queries;
-        let grid = Grid {
+        let grid = Blocks {
             blocks: ((rows as u32).div_ceil(8), 1, 1),
             threads: (32, 8, 1),
             shared_bytes: 0,

@@ -13,7 +13,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaDevice, CudaFunc, DeviceId};
 use candle_core::{CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
 
-use super::launch::{Argument, Grid};
+use super::launch::{Argument, Blocks};
 use super::product::Call;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -80,6 +80,9 @@ fn pool(device: &CudaDevice) -> Result<Option<cuda::CUmemoryPool>> {
 /// # Errors
 /// The driver fails.
 pub fn memory_in_use(device: &Device) -> Result<Option<(u64, u64)>> {
+    if !device.is_cuda() {
+        return Ok(None);
+    }
     let Some(pool) = pool(cuda_device(device)?)? else {
         return Ok(None);
     };
@@ -102,6 +105,9 @@ pub fn memory_in_use(device: &Device) -> Result<Option<(u64, u64)>> {
 /// # Errors
 /// The driver fails.
 pub fn trim_memory(device: &Device) -> Result<()> {
+    if !device.is_cuda() {
+        return Ok(());
+    }
     let device = cuda_device(device)?;
     device
         .cuda_stream()
@@ -167,7 +173,7 @@ pub(super) fn launch(
     device: &Device,
     module: &str,
     kernel: &str,
-    grid: Grid,
+    grid: Blocks,
     arguments: &[Argument<'_>],
 ) -> Result<()> {
     let device = cuda_device(device)?;

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 use libloading::{Library, Symbol};
 
-use super::launch::{Argument, Grid};
+use super::launch::{Argument, Blocks};
 use super::product::Call;
 
 thread_local! {
@@ -95,7 +95,7 @@ impl Guarded {
 
 /// Runs a kernel twice, with threads and blocks in opposite orders, and holds the results against
 /// each other.
-pub(super) fn launch(kernel: &str, grid: Grid, arguments: &[Argument<'_>]) {
+pub(super) fn launch(kernel: &str, grid: Blocks, arguments: &[Argument<'_>]) {
     let name = format!("emulated_{kernel}");
     // SAFETY: every kernel is compiled under this name with this signature.
     let function: Symbol<'_, Kernel> = unsafe { library().get(name.as_bytes()) }

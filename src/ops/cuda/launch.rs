@@ -28,9 +28,9 @@ impl Argument<'_> {
     }
 }
 
-/// Blocks and their threads.
+/// The blocks of a launch and their threads.
 #[derive(Clone, Copy, Debug)]
-pub struct Grid {
+pub struct Blocks {
     pub blocks: (u32, u32, u32),
     pub threads: (u32, u32, u32),
     pub shared_bytes: u32,
@@ -41,11 +41,11 @@ const THREADS: u32 = 256;
 /// Blocks at most of such a launch: enough to fill any GPU several times over.
 const BLOCKS: u64 = 8192;
 
-impl Grid {
+impl Blocks {
     /// For `count` numbers, each some thread's; a thread may take several.
-    pub fn over(count: usize) -> Grid {
+    pub fn over(count: usize) -> Blocks {
         let blocks = (count as u64).div_ceil(u64::from(THREADS)).clamp(1, BLOCKS);
-        Grid {
+        Blocks {
             blocks: (blocks as u32, 1, 1),
             threads: (THREADS, 1, 1),
             shared_bytes: 0,
@@ -53,10 +53,10 @@ impl Grid {
     }
 
     /// For `rows` rows of `columns` numbers, each some threads of one block.
-    pub fn rows(rows: usize, columns: usize) -> Grid {
+    pub fn rows(rows: usize, columns: usize) -> Blocks {
         let threads = (columns as u32).div_ceil(4).next_multiple_of(32).min(256);
         let at_once = if threads == 32 { 8 } else { 1 };
-        Grid {
+        Blocks {
             blocks: ((rows as u32).div_ceil(at_once).max(1), 1, 1),
             threads: (threads, at_once, 1),
             shared_bytes: 0,
@@ -72,7 +72,7 @@ pub fn launch(
     device: &Device,
     module: &str,
     kernel: &str,
-    grid: Grid,
+    grid: Blocks,
     arguments: &[Argument<'_>],
 ) -> Result<()> {
     #[cfg(test)]

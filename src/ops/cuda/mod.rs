@@ -9,7 +9,9 @@
 //! host.
 
 pub(super) mod attention;
+pub(super) mod conv;
 pub(super) mod head;
+pub(super) mod images;
 pub(super) mod linear;
 pub(super) mod norm;
 pub(super) mod pointwise;
@@ -29,19 +31,49 @@ mod tests;
 
 use candle_core::{DType, Result, Shape, Tensor, bail};
 
-pub(super) use launch::{Argument, Grid, launch, new_tensor};
+pub(super) use launch::{Argument, Blocks, launch, new_tensor};
 pub(super) use product::{Factor, multiply};
 
 #[cfg(feature = "cuda")]
 pub use driver::{memory_in_use, prepare, trim_memory};
+#[cfg(not(feature = "cuda"))]
+pub use without::{memory_in_use, prepare, trim_memory};
+
+/// A program without CUDA has no device to look after.
+#[cfg(not(feature = "cuda"))]
+mod without {
+    use candle_core::{Device, Result};
+
+    /// # Errors
+    /// Never.
+    pub fn prepare(_device: &Device) -> Result<()> {
+        Ok(())
+    }
+
+    /// # Errors
+    /// Never.
+    pub fn memory_in_use(_device: &Device) -> Result<Option<(u64, u64)>> {
+        Ok(None)
+    }
+
+    /// # Errors
+    /// Never.
+    pub fn trim_memory(_device: &Device) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// Whether operations on `x` are done by these kernels.
 pub(super) fn serves(x: &Tensor) -> bool {
+    emulating() || x.device().is_cuda()
+}
+
+/// Whether the CPU stands for a GPU on this thread.
+pub(super) fn emulating() -> bool {
     #[cfg(test)]
-    if emulated::is_on() {
-        return true;
-    }
-    x.device().is_cuda()
+    return emulated::is_on();
+    #[cfg(not(test))]
+    false
 }
 
 /// How kernels call a float type.

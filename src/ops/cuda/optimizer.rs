@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{Argument, Grid, count, launch, new_tensor};
+use super::{Argument, Blocks, count, launch, new_tensor};
 
 const MODULE: &str = "loss";
 /// Blocks of a sum over a buffer: what they find is added up on the host.
@@ -35,7 +35,7 @@ pub fn adamw(x: &Tensor, gradient: &Tensor, m: &Tensor, v: &Tensor, s: AdamWScal
         x.device(),
         MODULE,
         "adamw",
-        Grid::over(x.elem_count()),
+        Blocks::over(x.elem_count()),
         &[
             Argument::Tensor(x),
             Argument::Tensor(gradient),
@@ -64,7 +64,7 @@ pub fn accumulate(sum: &Tensor, addend: &Tensor) -> Result<()> {
         Argument::Tensor(addend),
         Argument::Long(count(sum.shape())),
     ];
-    let grid = Grid::over(sum.elem_count());
+    let grid = Blocks::over(sum.elem_count());
     launch(sum.device(), MODULE, "accumulate", grid, &arguments)
 }
 
@@ -78,7 +78,7 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
         Argument::Long(count(x.shape())),
         Argument::Float(factor),
     ];
-    launch(x.device(), MODULE, "scale", Grid::over(x.elem_count()), &arguments)
+    launch(x.device(), MODULE, "scale", Blocks::over(x.elem_count()), &arguments)
 }
 
 /// The sum of the squares of all numbers, in f64 and in a fixed order; waits for the device.
@@ -86,10 +86,10 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
 /// # Errors
 /// The device fails.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    let grid = Grid::over(x.elem_count());
+    let grid = Blocks::over(x.elem_count());
     let blocks = grid.blocks.0.min(SUM_BLOCKS);
     let partial = new_tensor(blocks as usize, DType::F64, x.device())?;
-    let grid = Grid {
+    let grid = Blocks {
         blocks: (blocks, 1, 1),
         ..grid
     };

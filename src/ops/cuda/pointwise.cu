@@ -80,10 +80,10 @@ __device__ void rope(const T *x, const float *cos, const float *sin, T *y, long 
     }
 }
 
-// y = x + bias, of each row.
+// y = x + bias, of each row; the bias alone where x is null.
 template <class T> __device__ void add_bias(const T *x, const float *bias, T *y, long long rows, int columns) {
     for (long long at = thread_number(); at < rows * columns; at += thread_count()) {
-        y[at] = Narrow<T>::of(wide(x[at]) + bias[at % columns]);
+        y[at] = Narrow<T>::of((x ? wide(x[at]) : 0.0f) + bias[at % columns]);
     }
 }
 

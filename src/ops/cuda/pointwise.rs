@@ -1,23 +1,21 @@
 //! Operations on each number by itself, or on few.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 
+use super::super::activation::Activation;
 use super::super::dropout::Dropout;
 use super::super::rope::RopeTable;
 use super::super::tape::Tape;
-use super::{Argument, Grid, common_type, contiguous, count, int, launch, like};
+use super::{Argument, Blocks, common_type, contiguous, count, int, launch, like, new_tensor};
 
 const MODULE: &str = "pointwise";
 
-/// As [`super::super::swiglu`].
+/// As [`super::super::swiglu`], of shapes that were checked.
 pub fn swiglu(tape: &Tape, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.shape() != up.shape() {
-        bail!("a gate of {:?} meets {:?}", gate.dims(), up.dims());
-    }
     let (g, u) = (contiguous(gate)?, contiguous(up)?);
     let name = common_type(&[&g, &u])?;
     let y = like(&g)?;
-    let grid = Grid::over(g.elem_count());
+    let grid = Blocks::over(g.elem_count());
     launch(
         g.device(),
         MODULE,
@@ -75,7 +73,7 @@ fn rotate(x: &Tensor, table: &RopeTable, direction: f32) -> Result<Tensor> {
         x.device(),
         MODULE,
         &format!("rope_{name}"),
-        Grid::over(tokens * heads * (table.head_dim - half)),
+        Blocks::over(tokens * heads * (table.head_dim - half)),
         &[
             Argument::Tensor(&x),
             Argument::Tensor(&table.cos),
@@ -91,25 +89,37 @@ fn rotate(x: &Tensor, table: &RopeTable, direction: f32) -> Result<Tensor> {
     Ok(y)
 }
 
-/// `x + bias` for f32 `bias`, without a graph.
+/// `x + bias`, without a graph.
 pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (x, bias) = (contiguous(x)?, contiguous(bias)?);
-    let (columns, y) = (bias.elem_count(), like(&x)?);
-    let name = common_type(&[&x])?;
+    let x = contiguous(x)?;
+    let y = like(&x)?;
+    write_biased(Argument::Tensor(&x), bias, &y)?;
+    Ok(y)
+}
+
+/// `[rows, features]`, the bias in every row.
+pub fn repeat_bias(bias: &Tensor, rows: usize, dtype: DType) -> Result<Tensor> {
+    let y = new_tensor((rows, bias.elem_count()), dtype, bias.device())?;
+    write_biased(Argument::Null, bias, &y)?;
+    Ok(y)
+}
+
+fn write_biased(x: Argument<'_>, bias: &Tensor, y: &Tensor) -> Result<()> {
+    let bias = contiguous(&bias.to_dtype(DType::F32)?)?;
+    let columns = bias.elem_count();
     launch(
-        x.device(),
+        y.device(),
         MODULE,
-        &format!("add_bias_{name}"),
-        Grid::over(x.elem_count()),
+        &format!("add_bias_{}", common_type(&[y])?),
+        Blocks::over(y.elem_count()),
         &[
-            Argument::Tensor(&x),
-            Argument::Tensor(&bias.to_dtype(candle_core::DType::F32)?),
-            Argument::Tensor(&y),
-            Argument::Long((x.elem_count() / columns) as i64),
+            x,
+            Argument::Tensor(&bias),
+            Argument::Tensor(y),
+            Argument::Long((y.elem_count() / columns) as i64),
             Argument::Int(int(columns)?),
         ],
-    )?;
-    Ok(y)
+    )
 }
 
 /// `sum += addend`, in place; both contiguous.
@@ -119,7 +129,7 @@ pub fn add_assign(sum: &Tensor, addend: &Tensor) -> Result<()> {
         sum.device(),
         MODULE,
         &format!("add_assign_{name}"),
-        Grid::over(sum.elem_count()),
+        Blocks::over(sum.elem_count()),
         &[
             Argument::Tensor(sum),
             Argument::Tensor(addend),
@@ -138,7 +148,7 @@ pub fn dropped(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
         x.device(),
         MODULE,
         &format!("dropout_{name}"),
-        Grid::over(x.elem_count()),
+        Blocks::over(x.elem_count()),
         &[
             Argument::Tensor(&x),
             Argument::Tensor(&y),
@@ -153,5 +163,74 @@ pub fn dropped(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
             Argument::Float(dropout.kept()),
         ],
     )?;
+    Ok(y)
+}
+
+/// As [`super::super::activate`].
+pub fn activate(tape: &Tape, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    let kind = Argument::Int(match activation {
+        Activation::Gelu => 0,
+        Activation::QuickGelu => 1,
+        Activation::Silu => 2,
+    });
+    let numbers = contiguous(x)?;
+    let y = like(&numbers)?;
+    let (length, blocks) = (count(x.shape()), Blocks::over(x.elem_count()));
+    let arguments = [
+        Argument::Tensor(&numbers),
+        Argument::Tensor(&y),
+        Argument::Long(length),
+        kind,
+    ];
+    let kernel = format!("activation_forward_{}", common_type(&[&numbers])?);
+    launch(x.device(), MODULE, &kernel, blocks, &arguments)?;
+    let input = x.id();
+    tape.record(&y, &[x], move |dy, gradients| {
+        let (dy, dx) = (contiguous(&dy)?, like(&numbers)?);
+        let arguments = [
+            Argument::Tensor(&numbers),
+            Argument::Tensor(&dy),
+            Argument::Tensor(&dx),
+            Argument::Long(length),
+            kind,
+        ];
+        let kernel = format!("activation_backward_{}", common_type(&[&numbers, &dy])?);
+        launch(dx.device(), MODULE, &kernel, blocks, &arguments)?;
+        gradients.add(input, dx)
+    });
+    Ok(y)
+}
+
+/// As [`super::super::geglu`], of an even number of features.
+pub fn geglu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
+    let numbers = contiguous(x)?;
+    let (rows, features) = x.dims2()?;
+    let width = features / 2;
+    let y = new_tensor((rows, width), x.dtype(), x.device())?;
+    let blocks = Blocks::over(rows * width);
+    let sizes = [Argument::Long(rows as i64), Argument::Int(int(width)?)];
+    let [of_rows, of_width] = sizes;
+    let arguments = [
+        Argument::Tensor(&numbers),
+        Argument::Tensor(&y),
+        of_rows,
+        of_width,
+    ];
+    let kernel = format!("geglu_forward_{}", common_type(&[&numbers])?);
+    launch(x.device(), MODULE, &kernel, blocks, &arguments)?;
+    let input = x.id();
+    tape.record(&y, &[x], move |dy, gradients| {
+        let (dy, dx) = (contiguous(&dy)?, like(&numbers)?);
+        let arguments = [
+            Argument::Tensor(&numbers),
+            Argument::Tensor(&dy),
+            Argument::Tensor(&dx),
+            of_rows,
+            of_width,
+        ];
+        let kernel = format!("geglu_backward_{}", common_type(&[&numbers, &dy])?);
+        launch(dx.device(), MODULE, &kernel, blocks, &arguments)?;
+        gradients.add(input, dx)
+    });
     Ok(y)
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::super::tape::Tape;
-use super::{Argument, Grid, common_type, contiguous, int, launch, new_tensor};
+use super::{Argument, Blocks, common_type, contiguous, int, launch, new_tensor};
 
 /// The rows `indices` of `x`, without a graph.
 pub fn gather(x: &Tensor, indices: &Tensor) -> Result<Tensor> {
@@ -36,7 +36,7 @@ fn move_rows(kernel: &str, from: &Tensor, indices: &Tensor, to: &Tensor) -> Resu
         from.device(),
         "pointwise",
         &format!("{kernel}_{name}"),
-        Grid::over(count * columns),
+        Blocks::over(count * columns),
         &[
             Argument::Tensor(from),
             Argument::Tensor(indices),

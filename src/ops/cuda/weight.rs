@@ -3,7 +3,7 @@
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::{Argument, Grid, int, launch, new_tensor, type_name};
+use super::{Argument, Blocks, int, launch, new_tensor, type_name};
 
 /// A `[rows, columns]` matrix in blocks, decoded when used.
 #[derive(Clone)]
@@ -80,7 +80,7 @@ impl BlockWeight {
             device,
             "dequantize",
             &format!("dequantize_{encoding}_{}", type_name(self.dtype)?),
-            Grid::over(count * self.columns),
+            Blocks::over(count * self.columns),
             &[
                 Argument::Tensor(&self.bytes),
                 indices.map_or(Argument::Null, Argument::Tensor),

@@ -4,6 +4,7 @@
 
 #include "../attention_plain.cu"
 #include "../dequantize.cu"
+#include "../images.cu"
 #include "../loss.cu"
 #include "../norm.cu"
 #include "../pointwise.cu"
@@ -39,8 +40,23 @@
 #define HEAD 32
 #include "../attention.cu"
 #undef HEAD
+#define HEAD 48
+#include "../attention.cu"
+#undef HEAD
 #define HEAD 64
+#include "../attention.cu"
+#undef HEAD
+#define HEAD 80
+#include "../attention.cu"
+#undef HEAD
+#define HEAD 96
 #include "../attention.cu"
 #undef HEAD
 #define HEAD 128
 #include "../attention.cu"
+#undef HEAD
+#define HEAD 160
+#include "../attention.cu"
+#undef HEAD
+#undef NUMBER
+#undef NAME
