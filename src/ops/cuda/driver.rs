@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Mutex;
+use std::time::Instant;
 
 use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys as blas;
@@ -34,6 +36,13 @@ fn failed(what: &str, error: impl std::fmt::Debug) -> Error {
     Error::Msg(format!("{what}: {error:?}"))
 }
 
+/// The device of this process's work.
+static PREPARED: Mutex<Option<CudaDevice>> = Mutex::new(None);
+
+fn prepared() -> Option<CudaDevice> {
+    PREPARED.lock().ok()?.clone()
+}
+
 /// Makes a device that was just opened ready for a run: freed memory stays with the process, no
 /// events are recorded (there is one stream), and products of f32 are f32, not TF32.
 ///
@@ -41,6 +50,9 @@ fn failed(what: &str, error: impl std::fmt::Debug) -> Error {
 /// The driver fails.
 pub fn prepare(device: &Device) -> Result<()> {
     let device = cuda_device(device)?;
+    if let Ok(mut prepared) = PREPARED.lock() {
+        *prepared = Some(device.clone());
+    }
     // SAFETY: all work is on the stream of one thread, as told in the module above.
     unsafe { device.disable_event_tracking() };
     candle_core::cuda_backend::set_gemm_reduced_precision_f32(false);
@@ -74,51 +86,68 @@ fn pool(device: &CudaDevice) -> Result<Option<cuda::CUmemoryPool>> {
     Ok(Some(pool))
 }
 
-/// Bytes of tensors on the device now, and the most there were; `None` where the driver does not
-/// count.
-///
-/// # Errors
-/// The driver fails.
-pub fn memory_in_use(device: &Device) -> Result<Option<(u64, u64)>> {
-    if !device.is_cuda() {
-        return Ok(None);
-    }
-    let Some(pool) = pool(cuda_device(device)?)? else {
-        return Ok(None);
-    };
+/// Bytes of tensors on the prepared device now, and the most there were; `None` where none was
+/// prepared, or the driver does not count. From any thread.
+pub fn memory_in_use() -> Option<(u64, u64)> {
+    let device = prepared()?;
+    let pool = pool(&device).ok()??;
     let read = |attribute| {
         let mut bytes = 0u64;
         // SAFETY: the pool is the device's own; these attributes are u64.
-        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }
-            .map_err(|e| failed("the memory pool's counts", e))?;
-        Ok::<_, Error>(bytes)
+        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.ok()?;
+        Some(bytes)
     };
-    Ok(Some((
+    Some((
         read(cuda::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,
         read(cuda::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?,
-    )))
+    ))
 }
 
-/// Returns freed memory to the driver: after memory ran out, a smaller attempt must not meet what
-/// the larger one left in pieces.
+/// Returns freed memory of the prepared device to the driver: after memory ran out, a smaller attempt
+/// must not meet what the larger one left in pieces. What cannot be returned stays.
+pub fn trim_memory() {
+    let Some(device) = prepared() else { return };
+    if device.cuda_stream().synchronize().is_ok()
+        && let Ok(Some(pool)) = pool(&device)
+    {
+        // SAFETY: the pool is the device's own.
+        let _ = unsafe { result::mem_pool::trim_to(pool, 0) };
+    }
+}
+
+/// Floating-point operations a second that large products of bf16 reach.
 ///
 /// # Errors
-/// The driver fails.
-pub fn trim_memory(device: &Device) -> Result<()> {
-    if !device.is_cuda() {
-        return Ok(());
+/// The device fails.
+pub fn device_product_rate(device: &Device) -> Result<f64> {
+    const SIZE: usize = 8192;
+    const TIMES: usize = 10;
+    let stream = cuda_device(device)?.cuda_stream();
+    let zeros = |dtype| Tensor::zeros((SIZE, SIZE), dtype, device);
+    let (a, b, c) = (zeros(DType::BF16)?, zeros(DType::BF16)?, zeros(DType::BF16)?);
+    let call = Call {
+        dtype: DType::BF16,
+        transpose_a: true,
+        transpose_b: false,
+        m: SIZE,
+        n: SIZE,
+        k: SIZE,
+        lda: SIZE,
+        ldb: SIZE,
+        ldc: SIZE,
+        alpha: 1.0,
+        beta: 0.0,
+    };
+    let wait = || stream.synchronize().map_err(|e| failed("waiting for the device", e));
+    product(&c, &a, &b, call)?;
+    wait()?;
+    let clock = Instant::now();
+    for _ in 0..TIMES {
+        product(&c, &a, &b, call)?;
     }
-    let device = cuda_device(device)?;
-    device
-        .cuda_stream()
-        .synchronize()
-        .map_err(|e| failed("waiting for the device", e))?;
-    match pool(device)? {
-        // SAFETY: the pool is the device's own.
-        Some(pool) => unsafe { result::mem_pool::trim_to(pool, 0) }
-            .map_err(|e| failed("giving memory back", e)),
-        None => Ok(()),
-    }
+    wait()?;
+    let flops = 2.0 * (SIZE as f64).powi(3) * TIMES as f64;
+    Ok(flops / clock.elapsed().as_secs_f64())
 }
 
 fn function(device: &CudaDevice, module: &str, kernel: &str, shared: u32) -> Result<Rc<CudaFunc>> {

@@ -18,7 +18,10 @@ pub(super) mod pointwise;
 pub(super) mod rows;
 pub(super) mod weight;
 
+// Without a device nobody reads what kernels are told.
+#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 mod launch;
+#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 mod product;
 
 #[cfg(feature = "cuda")]
@@ -35,14 +38,14 @@ pub(super) use launch::{Argument, Blocks, launch, new_tensor};
 pub(super) use product::{Factor, multiply};
 
 #[cfg(feature = "cuda")]
-pub use driver::{memory_in_use, prepare, trim_memory};
+pub use driver::{device_product_rate, memory_in_use, prepare, trim_memory};
 #[cfg(not(feature = "cuda"))]
-pub use without::{memory_in_use, prepare, trim_memory};
+pub use without::{device_product_rate, memory_in_use, prepare, trim_memory};
 
 /// A program without CUDA has no device to look after.
 #[cfg(not(feature = "cuda"))]
 mod without {
-    use candle_core::{Device, Result};
+    use candle_core::{Device, Result, bail};
 
     /// # Errors
     /// Never.
@@ -50,16 +53,16 @@ mod without {
         Ok(())
     }
 
-    /// # Errors
-    /// Never.
-    pub fn memory_in_use(_device: &Device) -> Result<Option<(u64, u64)>> {
-        Ok(None)
+    pub fn memory_in_use() -> Option<(u64, u64)> {
+        None
     }
 
+    pub fn trim_memory() {}
+
     /// # Errors
-    /// Never.
-    pub fn trim_memory(_device: &Device) -> Result<()> {
-        Ok(())
+    /// Always.
+    pub fn device_product_rate(device: &Device) -> Result<f64> {
+        bail!("this program was built without CUDA and has no products on {device:?}")
     }
 }
 

@@ -2,7 +2,8 @@
 //! odd sizes, numbers of all three types.
 //!
 //! The CPU computes in f32 with inputs that were rounded to the kernel's type first, so that what is
-//! held against the tolerance is the kernel's own rounding.
+//! held against the tolerance is the kernel's own rounding. With `LORADECK_TEST_DEVICE=cuda:0`, in a
+//! program that was built with CUDA, the same tests run on that GPU.
 
 use std::sync::Arc;
 
@@ -47,6 +48,43 @@ fn close(what: &str, got: &Tensor, expected: &Tensor, dtype: DType) {
     }
 }
 
+/// Where an operation is computed, and in which type.
+struct Place {
+    device: Device,
+    dtype: DType,
+}
+
+impl Place {
+    fn cpu() -> Place {
+        Place {
+            device: Device::Cpu,
+            dtype: DType::F32,
+        }
+    }
+
+    /// What stays as precise as it is: weights of norms, biases, tables.
+    fn put(&self, x: &Tensor) -> Tensor {
+        x.to_device(&self.device).unwrap()
+    }
+
+    fn weight(&self, weight: &HostWeight) -> FrozenWeight {
+        FrozenWeight::new(weight.clone(), &self.device, self.dtype).unwrap()
+    }
+}
+
+/// Computes with the kernels: emulated, or on the GPU that the environment names.
+fn on_kernels<R>(dtype: DType, work: impl FnOnce(&Place) -> R) -> R {
+    let Ok(name) = std::env::var("LORADECK_TEST_DEVICE") else {
+        let device = Device::Cpu;
+        return emulated(|| work(&Place { device, dtype }));
+    };
+    let number = name.strip_prefix("cuda:").and_then(|n| n.parse().ok());
+    let number = number.unwrap_or_else(|| panic!("LORADECK_TEST_DEVICE={name} is no cuda:N"));
+    let device = Device::new_cuda(number).unwrap();
+    super::prepare(&device).unwrap();
+    work(&Place { device, dtype })
+}
+
 /// The operation's result and the gradients of its inputs.
 fn pass(
     inputs: &[Tensor],
@@ -74,7 +112,7 @@ fn check_beside(
     inputs: &[Tensor],
     narrow: usize,
     dtype: DType,
-    operation: impl Fn(&Tape, &[Tensor], DType) -> Result<Tensor>,
+    operation: impl Fn(&Tape, &[Tensor], &Place) -> Result<Tensor>,
 ) {
     let on_cpu: Vec<Tensor> = inputs
         .iter()
@@ -84,22 +122,22 @@ fn check_beside(
             false => x.clone(),
         })
         .collect();
-    let plain = |tape: &Tape, inputs: &[Tensor]| operation(tape, inputs, DType::F32);
+    let plain = |tape: &Tape, inputs: &[Tensor]| operation(tape, inputs, &Place::cpu());
     let shape = plain(&Tape::off(), &on_cpu).unwrap();
     let d_result = rounded(&numbers(99, shape.dims()), dtype);
     let (expected, expected_gradients) = pass(&on_cpu, Some(&d_result), &plain);
-    let on_device: Vec<Tensor> = on_cpu
-        .iter()
-        .enumerate()
-        .map(|(i, x)| match i < narrow {
-            true => x.to_dtype(dtype).unwrap(),
-            false => x.clone(),
-        })
-        .collect();
-    let d_result = d_result.to_dtype(dtype).unwrap();
-    let (got, got_gradients) = emulated(|| {
+    let (got, got_gradients) = on_kernels(dtype, |place| {
+        let on_device: Vec<Tensor> = on_cpu
+            .iter()
+            .enumerate()
+            .map(|(i, x)| match i < narrow {
+                true => place.put(&x.to_dtype(dtype).unwrap()),
+                false => place.put(x),
+            })
+            .collect();
+        let d_result = place.put(&d_result.to_dtype(dtype).unwrap());
         pass(&on_device, Some(&d_result), &|tape, inputs| {
-            operation(tape, inputs, dtype)
+            operation(tape, inputs, place)
         })
     });
     close(what, &got, &expected, dtype);
@@ -111,7 +149,7 @@ fn check_beside(
 fn check(
     what: &str,
     inputs: &[Tensor],
-    operation: impl Fn(&Tape, &[Tensor], DType) -> Result<Tensor>,
+    operation: impl Fn(&Tape, &[Tensor], &Place) -> Result<Tensor>,
 ) {
     for dtype in TYPES {
         check_beside(what, inputs, inputs.len(), dtype, &operation);
@@ -123,12 +161,12 @@ fn norms_of_rows() {
     for (rows, columns, of) in [(5, 41, 41), (9, 96, 16), (3, 1031, 1031), (2, 256, 256)] {
         let x = ((numbers(1, &[rows, columns]) * 2.0).unwrap() + 0.5).unwrap();
         let (weight, bias) = (numbers(2, &[of]), numbers(3, &[of]));
-        check("rms_norm", std::slice::from_ref(&x), |tape, t, _| {
-            rms_norm(tape, &t[0], &weight, 1e-5)
+        check("rms_norm", std::slice::from_ref(&x), |tape, t, place| {
+            rms_norm(tape, &t[0], &place.put(&weight), 1e-5)
         });
         if of == columns {
-            check("layer_norm", &[x], |tape, t, _| {
-                layer_norm(tape, &t[0], &weight, &bias, 1e-5)
+            check("layer_norm", &[x], |tape, t, place| {
+                layer_norm(tape, &t[0], &place.put(&weight), &place.put(&bias), 1e-5)
             });
         }
     }
@@ -152,7 +190,12 @@ fn norms_of_groups() {
             silu,
         };
         let x = (numbers(1, &[grid.rows(), channels]) + 1.5).unwrap();
-        check("group_norm", &[x], |tape, t, _| {
+        check("group_norm", &[x], |tape, t, place| {
+            let norm = GroupNorm {
+                weight: place.put(&norm.weight),
+                bias: place.put(&norm.bias),
+                ..norm
+            };
             group_norm(tape, &t[0], grid, &norm)
         });
     }
@@ -182,9 +225,9 @@ fn rotation_of_whole_and_partial_heads() {
     for (head_dim, pairs) in [(6, 3), (10, 3), (16, 8)] {
         let frequencies: Vec<f32> = (0..pairs).map(|j| 0.7f32.powi(j)).collect();
         let positions = [0, 3, 11, 500];
-        let table =
-            RopeTable::new(&positions, &frequencies, 1.2, head_dim, &Device::Cpu).unwrap();
-        check("rope", &[numbers(1, &[4, 3 * head_dim])], |tape, t, _| {
+        check("rope", &[numbers(1, &[4, 3 * head_dim])], |tape, t, place| {
+            let device = &place.device;
+            let table = RopeTable::new(&positions, &frequencies, 1.2, head_dim, device)?;
             rope(tape, &t[0], &table)
         });
     }
@@ -193,8 +236,8 @@ fn rotation_of_whole_and_partial_heads() {
 #[test]
 fn bias_and_gradients_that_add_up() {
     let bias = numbers(2, &[7]);
-    check("add_bias", &[numbers(1, &[5, 7])], |tape, t, _| {
-        let x = add_bias(tape, &t[0], &bias)?;
+    check("add_bias", &[numbers(1, &[5, 7])], |tape, t, place| {
+        let x = add_bias(tape, &t[0], &place.put(&bias))?;
         // Three uses: gradients are added in place.
         let gated = swiglu(tape, &x, &t[0])?;
         swiglu(tape, &gated, &t[0])
@@ -247,8 +290,8 @@ fn every_encoding_is_decoded_as_on_the_host_also_with_interleaved_heads() {
             let all: Vec<u32> = (0..12).collect();
             let expected = Tensor::from_vec(weight.gather(&all), (12, 512), &Device::Cpu).unwrap();
             for dtype in TYPES {
-                emulated(|| {
-                    let weight = FrozenWeight::new(weight.clone(), &Device::Cpu, dtype).unwrap();
+                on_kernels(dtype, |place| {
+                    let weight = place.weight(&weight);
                     let got = weight.dense().unwrap();
                     assert_eq!(got.dtype(), dtype);
                     let exact = expected.to_dtype(dtype).unwrap();
@@ -259,9 +302,10 @@ fn every_encoding_is_decoded_as_on_the_host_also_with_interleaved_heads() {
                         let step = tolerance(dtype) * b.abs().max(1e-3);
                         assert!((a - b).abs() <= step, "{what}: {a} {b}");
                     }
-                    let some = embedding(&[7, 0, 7, 11], &weight, &Device::Cpu).unwrap();
-                    let rows = expected.index_select(&Tensor::new(&[7u32, 0, 7, 11], &Device::Cpu).unwrap(), 0);
-                    close(&what, &some, &rows.unwrap(), dtype);
+                    let some = embedding(&[7, 0, 7, 11], &weight, &place.device).unwrap();
+                    let chosen = Tensor::new(&[7u32, 0, 7, 11], &Device::Cpu).unwrap();
+                    let rows = expected.index_select(&chosen, 0).unwrap();
+                    close(&what, &some, &rows, dtype);
                 });
             }
         }
@@ -303,8 +347,8 @@ fn linears_with_adapters_dropout_bias_and_residual() {
             numbers(7, &[2, inputs]),
             numbers(8, &[outputs, 2]),
         ];
-        check_beside("lora_linear", &tensors, 2, dtype, |tape, t, dtype| {
-            let weight = FrozenWeight::new(weight.clone(), &Device::Cpu, dtype)?;
+        check_beside("lora_linear", &tensors, 2, dtype, |tape, t, place| {
+            let (weight, bias) = (place.weight(&weight), place.put(&bias));
             let terms = [
                 term(&t[2], &t[3], None),
                 term(&t[4], &t[5], Some(dropout(5))),
@@ -320,8 +364,8 @@ fn linears_with_adapters_dropout_bias_and_residual() {
         numbers(6, &[9, rank]),
     ];
     for dtype in TYPES {
-        check_beside("over Q4_K", &tensors, 1, dtype, |tape, t, dtype| {
-            let weight = FrozenWeight::new(weight.clone(), &Device::Cpu, dtype)?;
+        check_beside("over Q4_K", &tensors, 1, dtype, |tape, t, place| {
+            let weight = place.weight(&weight);
             let terms = [term(&t[1], &t[2], None)];
             lora_linear_with_bias(tape, &t[0], &weight, None, &terms, Residual::None)
         });
@@ -340,13 +384,12 @@ fn the_loss_and_its_gradient_in_place() {
             }
             let weight = host(3, vocabulary, features, dtype);
             let hidden = rounded(&numbers(1, &[tokens, features]), dtype);
-            let run = |hidden: &Tensor, dtype| {
-                let weight = FrozenWeight::new(weight.clone(), &Device::Cpu, dtype).unwrap();
-                cross_entropy(hidden, &weight, &targets, true).unwrap()
+            let run = |place: &Place| {
+                let hidden = place.put(&hidden.to_dtype(place.dtype).unwrap());
+                cross_entropy(&hidden, &place.weight(&weight), &targets, true).unwrap()
             };
-            let (expected, expected_gradient) = run(&hidden, DType::F32);
-            let narrow = hidden.to_dtype(dtype).unwrap();
-            let (got, got_gradient) = emulated(|| run(&narrow, dtype));
+            let (expected, expected_gradient) = run(&Place::cpu());
+            let (got, got_gradient) = on_kernels(dtype, run);
             assert!((got - expected).abs() < 1e-5 * expected, "{got} {expected}");
             let (got, expected) = (got_gradient.unwrap(), expected_gradient.unwrap());
             close("cross_entropy", &got, &expected, dtype);
@@ -381,10 +424,10 @@ fn convolutions_with_adapters() {
         ];
         for dtype in TYPES {
             let weight = host(3, outputs, columns, dtype);
-            check_beside("conv2d", &tensors, 2, dtype, |tape, t, dtype| {
+            check_beside("conv2d", &tensors, 2, dtype, |tape, t, place| {
                 let conv = FrozenConv {
-                    weight: FrozenWeight::new(weight.clone(), &Device::Cpu, dtype)?,
-                    bias: Some(numbers(9, &[outputs])),
+                    weight: place.weight(&weight),
+                    bias: Some(place.put(&numbers(9, &[outputs]))),
                     kernel,
                 };
                 let terms = [
