@@ -86,6 +86,9 @@ impl Call {
         tensors: &[&Tensor],
         shared: Shared,
     ) -> Result<()> {
+        if tiles.is_empty() {
+            return Ok(());
+        }
         let device = tensors[0].device();
         let table = Tensor::new(tiles, device)?;
         let mut arguments: Vec<Argument<'_>> =
@@ -194,12 +197,10 @@ pub fn attention(
     let device: &Device = q.device();
     let normalisers = new_tensor((tokens, heads.queries), DType::F32, device)?;
     let tiles = call.query_tiles();
-    if !tiles.is_empty() {
-        let tensors = [&q, &k, &v, &y, &normalisers];
-        let (own, other) = (heads.queries, heads.keys);
-        let kernel = "attention_forward";
-        call.launch(kernel, &tiles, own, other, &tensors, Shared::Forward)?;
-    }
+    let tensors = [&q, &k, &v, &y, &normalisers];
+    let (own, other) = (heads.queries, heads.keys);
+    let kernel = "attention_forward";
+    call.launch(kernel, &tiles, own, other, &tensors, Shared::Forward)?;
     let output_numbers = y.clone();
     tape.record(&y, &inputs, move |dy, gradients| {
         let dy = contiguous(&dy)?;

@@ -72,7 +72,7 @@ pub(super) fn serves(x: &Tensor) -> bool {
 }
 
 /// Whether the CPU stands for a GPU on this thread.
-pub(super) fn emulating() -> bool {
+pub fn emulating() -> bool {
     #[cfg(test)]
     return emulated::is_on();
     #[cfg(not(test))]
