@@ -538,6 +538,8 @@ impl FrozenWeight {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::QTensor;
+
     use super::super::finite_differences::numbers;
     use super::super::to_vec;
     use super::*;

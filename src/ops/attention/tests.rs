@@ -1,5 +1,7 @@
 //! Attention against finite differences and its composed form.
 
+use candle_core::{D, DType};
+
 use super::super::finite_differences::{check, numbers};
 use super::super::to_vec;
 use super::*;
