@@ -12,6 +12,10 @@ pub enum Purpose {
     Init = 3,
     Dropout = 4,
     Sampling = 5,
+    /// Whether an image is mirrored.
+    Flip = 16,
+    /// Dropping and shuffling captions.
+    Caption = 17,
 }
 
 /// A stream of numbers for one key. Two streams with equal keys give equal numbers.

@@ -141,9 +141,9 @@ fn bad_records_are_all_listed_and_only_skipping_them_passes() {
     let config = written(folder.path(), &yaml);
     let output = check(&[&config], folder.path());
     let said = text(&output);
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(1));
     assert!(
-        said.contains("run.yaml:2:1: error: 40 of 80 records cannot be used"),
+        said.contains("error: 40 records are of another kind"),
         "{said}"
     );
     for line in (2..=80).step_by(2) {
@@ -155,6 +155,44 @@ fn bad_records_are_all_listed_and_only_skipping_them_passes() {
     let output = check(&[&config, "--set", "skip_bad_records=true"], folder.path());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn data_that_is_wrong_ends_with_1_and_every_finding_names_its_place_and_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = written(
+        folder.path(),
+        &format!(
+            "base_model: builtin:tiny-llama\ntrain_data_dir: tests/fixtures/medical_qa\n\
+             output_dir: {}\n",
+            folder.path().join("out").display()
+        ),
+    );
+    let output = check(&[&config, "--json"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    let report = json(&output);
+    assert_eq!(report["ok"], false);
+    assert!(report["problems"].as_array().unwrap().is_empty());
+    let findings = report["data"]["statistics"]["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 6);
+    let output = check(&[&config], folder.path());
+    let said = text(&output);
+    for finding in findings {
+        for part in ["message", "remedy"] {
+            assert!(said.contains(finding[part].as_str().unwrap()), "{said}");
+        }
+        for item in finding["items"].as_array().unwrap() {
+            assert!(said.contains(item["name"].as_str().unwrap()), "{said}");
+        }
+    }
+    assert!(
+        said.contains("held out because of their names: eval.jsonl"),
+        "{said}"
+    );
+    assert!(said.contains("2 errors, "), "{said}");
+    // What is left is odd, and no reason not to train.
+    let output = check(&[&config, "--set", "skip_bad_records=true"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 }
 
 #[test]

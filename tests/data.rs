@@ -1,11 +1,13 @@
 //! Text data end to end with the built-in base's own tokenizer: what is read, what is refused and
 //! why, and which tokens count.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use loradeck::config::{self, RunConfig};
 use loradeck::data::{self, Dataset};
 use loradeck::model::{self, Tokenizer};
+use loradeck::protocol::FindingItem;
 
 struct Place(tempfile::TempDir);
 
@@ -355,12 +357,12 @@ fn long_records_are_cut_and_counted_and_refused_when_nothing_is_left() {
     assert!(data.train[1].cut > 0 && data.train[1].ids.len() == 40);
     let cut = data.train[1].cut;
     assert_eq!(data.statistics.cut_tokens, cut as u64);
-    let warnings = data.statistics.warnings.join("");
-    assert!(warnings.contains("a.jsonl:2"), "{warnings}");
-    assert!(
-        warnings.contains(&format!("left out {cut} tokens")),
-        "{warnings}"
-    );
+    let findings = &data.statistics.findings;
+    let found = findings.iter().find(|f| f.kind == "truncated").unwrap();
+    assert_eq!(found.items[0].name, "a.jsonl:2");
+    assert!(found.message.contains(&format!("leaves out {cut} tokens")));
+    let longest = format!("sequence_len: {}", 40 + cut);
+    assert!(found.remedy.contains(&longest), "{}", found.remedy);
     assert_eq!(data.bad[0].line, 3);
     assert!(
         data.bad[0].reason.contains("sequence_len: 40"),
@@ -435,8 +437,11 @@ fn repeated_records_are_counted_and_named() {
     let place = one("{\"text\": \"same\"}\n{\"text\": \"other\"}\n{\"text\": \"same\"}\n");
     let data = place.load("eval_split: 0\n").unwrap();
     assert_eq!(data.statistics.duplicates, 1);
-    let warnings = data.statistics.warnings.join("\n");
-    assert!(warnings.contains("a.jsonl:3 (as a.jsonl:1)"), "{warnings}");
+    let [found] = &data.statistics.findings[..] else {
+        panic!("{:?}", data.statistics.findings)
+    };
+    assert_eq!(found.kind, "exact_duplicates");
+    assert_eq!(found.items, [FindingItem::new("a.jsonl:3", "as a.jsonl:1")]);
 }
 
 #[test]
@@ -506,6 +511,57 @@ fn a_preview_shows_characters_whole_even_where_the_mask_cuts_one() {
                 .iter()
                 .all(|s| !s.text.contains('\u{fffd}'))
         );
+    }
+}
+
+const MEDICAL_QA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/medical_qa");
+
+/// Kind of finding -> places.
+fn found(data: &Dataset) -> BTreeMap<String, Vec<String>> {
+    let findings = data.statistics.findings.iter();
+    findings
+        .map(|finding| {
+            let places = finding.items.iter().map(|item| item.name.clone());
+            (finding.kind.clone(), places.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn the_report_finds_every_planted_fault_of_a_medical_set_and_nothing_else() {
+    let planted: BTreeMap<String, Vec<String>> =
+        serde_json::from_str(include_str!("fixtures/medical_qa.json")).unwrap();
+    assert_eq!(planted.len(), 6);
+    let files = ["train.jsonl", "eval.jsonl"].map(|name| {
+        let text = std::fs::read_to_string(Path::new(MEDICAL_QA).join(name)).unwrap();
+        (name, text)
+    });
+    let as_it_is = files
+        .each_ref()
+        .map(|(name, text)| (*name, text.as_bytes()));
+    let data = Place::new(&as_it_is).load("").unwrap();
+    assert_eq!(data.train.len() + data.eval.len() + data.bad.len(), 100);
+    assert_eq!(found(&data), planted);
+    assert_eq!(data.statistics.held_out_files, ["eval.jsonl"]);
+    // Without them it is clean, also where chance splits it.
+    let clean = files.each_ref().map(|(name, text)| {
+        let places: Vec<&String> = planted.values().flatten().collect();
+        let kept = text.lines().enumerate().filter(|(i, _)| {
+            let place = format!("{name}:{}", i + 1);
+            !places.contains(&&place)
+        });
+        kept.map(|(_, line)| format!("{line}\n"))
+            .collect::<String>()
+    });
+    for names in [["train.jsonl", "eval.jsonl"], ["a.jsonl", "b.jsonl"]] {
+        let data = Place::new(&[
+            (names[0], clean[0].as_bytes()),
+            (names[1], clean[1].as_bytes()),
+        ])
+        .load("")
+        .unwrap();
+        assert_eq!(data.statistics.findings, []);
+        assert_eq!(data.statistics.warnings, [""; 0]);
     }
 }
 

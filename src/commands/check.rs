@@ -1,6 +1,8 @@
 //! `loradeck check`.
 
 pub(super) mod examine;
+pub(super) mod findings;
+mod images;
 mod json;
 mod text;
 mod trial;
@@ -9,12 +11,15 @@ use anyhow::Result;
 
 use crate::cli::CheckArgs;
 use crate::printable::{write_json, write_out};
+use crate::protocol::Severity;
 
 /// Examines a config, its base and its data, and tries the pipeline out if asked. Prints the report;
-/// the exit code is 0, or 2 with a problem (1 if only the trial failed). Warnings do not count.
+/// the exit code is 0, 2 with a mistake in the config, or 1 where training would go wrong: with data that
+/// is wrong, or after a trial that failed. Warnings do not count.
 pub fn run(args: CheckArgs) -> Result<u8> {
     let mut report = examine::examine(&args.config, &args.sets);
-    if args.try_run && report.problems.is_empty() {
+    let wrong = findings::count(report.findings(), Severity::Wrong) > 0;
+    if args.try_run && report.problems.is_empty() && !wrong {
         if !args.json {
             print(&text::report(&report, &text::Look::of_terminal()))?;
         }
@@ -33,7 +38,7 @@ pub fn run(args: CheckArgs) -> Result<u8> {
     }
     Ok(match report.problems.is_empty() {
         false => 2,
-        true => u8::from(report.trial.iter().any(|step| step.outcome.is_err())),
+        true => u8::from(wrong || report.trial.iter().any(|step| step.outcome.is_err())),
     })
 }
 

@@ -14,6 +14,7 @@ pub mod home;
 pub mod inspect;
 pub mod merge;
 pub mod new;
+mod progress;
 pub mod queue;
 pub mod replay;
 pub mod runner;

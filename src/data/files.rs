@@ -345,22 +345,19 @@ pub(super) fn json_reason(error: &serde_json::Error) -> String {
     format!("it is not valid JSON: {reason} (column {})", error.column())
 }
 
-fn rows(bytes: &[u8]) -> Vec<(usize, Raw)> {
-    let header_end = bytes
-        .iter()
-        .position(|b| *b == b'\n')
-        .unwrap_or(bytes.len());
-    let count = |delimiter: u8| {
-        bytes[..header_end]
-            .iter()
-            .filter(|b| **b == delimiter)
-            .count()
-    };
-    let delimiter = [b',', b';', b'\t']
+/// What stands between the cells of a table: whichever its header has most of.
+pub(super) fn delimiter(bytes: &[u8]) -> u8 {
+    let header = bytes.split(|b| *b == b'\n').next().unwrap_or_default();
+    let count = |delimiter: u8| header.iter().filter(|b| **b == delimiter).count();
+    [b',', b';', b'\t']
         .into_iter()
         .rev()
         .max_by_key(|d| count(*d))
-        .unwrap_or(b',');
+        .unwrap_or(b',')
+}
+
+fn rows(bytes: &[u8]) -> Vec<(usize, Raw)> {
+    let delimiter = delimiter(bytes);
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(bytes);

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::BadKind;
 use super::files::{Raw, json_reason};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,20 +51,58 @@ pub(super) enum Content {
 /// A record with its format's name; that of a chat is the format it came in.
 pub(super) type Parsed = (&'static str, Content);
 
+/// The formats' names.
+pub(super) const FORMATS: [&str; 5] = [
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "prompt/completion",
+    "text",
+];
+
+/// Why a record cannot be used.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unusable {
+    pub kind: BadKind,
+    pub reason: String,
+}
+
+impl Unusable {
+    pub fn new(kind: BadKind, reason: impl Into<String>) -> Self {
+        Unusable {
+            kind,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Where nothing else is said, the record is malformed.
+impl From<String> for Unusable {
+    fn from(reason: String) -> Self {
+        Unusable::new(BadKind::Malformed, reason)
+    }
+}
+
 /// Reads a raw record.
 ///
 /// # Errors
 /// Why it cannot be used.
-pub(super) fn parse(raw: &Raw) -> Result<Parsed, String> {
+pub(super) fn parse(raw: &Raw) -> Result<Parsed, Unusable> {
+    let unreadable = |reason: String| Unusable::new(BadKind::Unreadable, reason);
     match raw {
-        Raw::Bad(reason) => Err(reason.clone()),
-        Raw::Document(text) if text.trim().is_empty() => Err("the file is empty".into()),
+        Raw::Bad(reason) => Err(unreadable(reason.clone())),
+        Raw::Document(text) if text.trim().is_empty() => {
+            Err(Unusable::new(BadKind::Empty, "the file is empty"))
+        }
         Raw::Document(text) => Ok(("text", Content::Document(text.clone()))),
         Raw::Row(map) => object(map),
         Raw::Json(text) => match serde_json::from_str::<Value>(text) {
             Ok(Value::Object(map)) => object(&map),
-            Ok(other) => Err(format!("it is {}, not an object", kind(&other))),
-            Err(e) => Err(json_reason(&e)),
+            Ok(other) => Err(Unusable::new(
+                BadKind::OtherKind,
+                format!("it is {}, not an object", kind(&other)),
+            )),
+            Err(e) => Err(unreadable(json_reason(&e))),
         },
     }
 }
@@ -79,7 +118,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn object(map: &Map<String, Value>) -> Result<Parsed, String> {
+fn object(map: &Map<String, Value>) -> Result<Parsed, Unusable> {
     if map.contains_key("messages") {
         return Ok(("messages", chat(map, "messages")?));
     }
@@ -96,8 +135,7 @@ fn object(map: &Map<String, Value>) -> Result<Parsed, String> {
         return Ok(("prompt/completion", pair(map, prompt, completion)?));
     }
     if map.contains_key("text") {
-        let text = required(map, "text")?;
-        return Ok(("text", Content::Text(text)));
+        return Ok(("text", Content::Text(answer(map, "text")?)));
     }
     let found: Vec<String> = map.keys().take(8).map(|k| format!("`{k}`")).collect();
     let found = if found.is_empty() {
@@ -105,9 +143,12 @@ fn object(map: &Map<String, Value>) -> Result<Parsed, String> {
     } else {
         format!("its keys are {}", found.join(", "))
     };
-    Err(format!(
-        "{found}; expected `messages`, `conversations`, `instruction` and `output`, `prompt` and \
-         `completion`, or `text`"
+    Err(Unusable::new(
+        BadKind::OtherKind,
+        format!(
+            "{found}; expected `messages`, `conversations`, `instruction` and `output`, `prompt` \
+             and `completion`, or `text`"
+        ),
     ))
 }
 
@@ -125,6 +166,15 @@ fn required(map: &Map<String, Value>, key: &str) -> Result<String, String> {
     }
 }
 
+/// As [`required`], of what is to be learned.
+fn answer(map: &Map<String, Value>, key: &str) -> Result<String, Unusable> {
+    let kind = match map.get(key) {
+        None | Some(Value::Null | Value::String(_)) => BadKind::Empty,
+        Some(_) => BadKind::Malformed,
+    };
+    required(map, key).map_err(|reason| Unusable::new(kind, reason))
+}
+
 /// The text under a key, empty where it is absent.
 fn optional(map: &Map<String, Value>, key: &str) -> Result<String, String> {
     match map.get(key) {
@@ -135,17 +185,17 @@ fn optional(map: &Map<String, Value>, key: &str) -> Result<String, String> {
 }
 
 /// Alpaca: `instruction`, `output`, and perhaps `input`, `system`, `history` (pairs).
-fn alpaca(map: &Map<String, Value>) -> Result<Parsed, String> {
+fn alpaca(map: &Map<String, Value>) -> Result<Parsed, Unusable> {
     let instruction = required(map, "instruction")?;
     let output_key = one_of(map, &["output", "response"]).unwrap_or("output");
-    let output = required(map, output_key)?;
+    let output = answer(map, output_key)?;
     let input = optional(map, "input")?;
     let system = optional(map, "system")?;
     let history = match map.get("history") {
         None | Some(Value::Null) => &[][..],
         Some(Value::Array(pairs)) => pairs,
         Some(Value::String(s)) if s.is_empty() => &[],
-        Some(other) => return Err(format!("`history` is {}, not a list", kind(other))),
+        Some(other) => return Err(format!("`history` is {}, not a list", kind(other)).into()),
     };
     if system.trim().is_empty() && history.is_empty() {
         let content = Content::Instruction {
@@ -165,7 +215,11 @@ fn alpaca(map: &Map<String, Value>) -> Result<Parsed, String> {
                 messages.push((Role::User, question.clone()));
                 messages.push((Role::Assistant, answer.clone()));
             }
-            _ => return Err("`history` is not a list of pairs of texts".into()),
+            _ => {
+                return Err("`history` is not a list of pairs of texts"
+                    .to_owned()
+                    .into());
+            }
         }
     }
     messages.push((Role::User, join(&instruction, &input)));
@@ -182,11 +236,11 @@ pub(super) fn join(instruction: &str, input: &str) -> String {
     }
 }
 
-fn pair(map: &Map<String, Value>, prompt: &str, completion: &str) -> Result<Content, String> {
+fn pair(map: &Map<String, Value>, prompt: &str, completion: &str) -> Result<Content, Unusable> {
     if !matches!(map.get(prompt), Some(Value::Array(_))) {
         return Ok(Content::Completion {
             prompt: required(map, prompt)?,
-            completion: required(map, completion)?,
+            completion: answer(map, completion)?,
         });
     }
     // Both may be lists of messages.
@@ -198,7 +252,7 @@ fn pair(map: &Map<String, Value>, prompt: &str, completion: &str) -> Result<Cont
     conversation(messages)
 }
 
-fn chat(map: &Map<String, Value>, key: &str) -> Result<Content, String> {
+fn chat(map: &Map<String, Value>, key: &str) -> Result<Content, Unusable> {
     let mut messages = turns(&map[key], key)?;
     let system = optional(map, "system")?;
     if !system.trim().is_empty() && messages.first().is_none_or(|(r, _)| *r != Role::System) {
@@ -289,7 +343,7 @@ fn text(value: &Value, key: &str) -> Result<String, String> {
 }
 
 /// Checks that the roles can be answered in turn.
-fn conversation(turns: Vec<(Role, String)>) -> Result<Content, String> {
+fn conversation(turns: Vec<(Role, String)>) -> Result<Content, Unusable> {
     let mut before: Option<Role> = None;
     let mut messages = Vec::new();
     for (i, (role, content)) in turns.into_iter().enumerate() {
@@ -299,7 +353,8 @@ fn conversation(turns: Vec<(Role, String)>) -> Result<Content, String> {
             if i > 0 {
                 return Err(format!(
                     "message {number} is from `system`, which may come first only"
-                ));
+                )
+                .into());
             }
             // An empty one says nothing; templates would put their own instead.
             if content.trim().is_empty() {
@@ -307,23 +362,31 @@ fn conversation(turns: Vec<(Role, String)>) -> Result<Content, String> {
             }
         } else {
             if content.trim().is_empty() {
-                return Err(format!("message {number} (`{name}`) is empty"));
+                let kind = match role {
+                    Role::Assistant => BadKind::Empty,
+                    _ => BadKind::Malformed,
+                };
+                let reason = format!("message {number} (`{name}`) is empty");
+                return Err(Unusable::new(kind, reason));
             }
             if before == Some(role) {
                 return Err(format!(
                     "messages {i} and {number} are both from `{name}`: user and assistant must \
                      take turns"
-                ));
+                )
+                .into());
             }
             if role == Role::Assistant && before != Some(Role::User) {
-                return Err("the first message is from `assistant`: a user must begin".into());
+                let reason = "the first message is from `assistant`: a user must begin";
+                return Err(reason.to_owned().into());
             }
         }
         before = Some(role);
         messages.push(Message { role, content });
     }
     if messages.iter().all(|m| m.role != Role::Assistant) {
-        return Err("it has no assistant message, so there is nothing to learn".into());
+        let reason = "it has no assistant message, so there is nothing to learn";
+        return Err(Unusable::new(BadKind::Empty, reason));
     }
     Ok(Content::Chat(messages))
 }

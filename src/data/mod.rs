@@ -1,21 +1,25 @@
 //! Training data: reading, chat templates, tokenising with a loss mask, statistics, seeded batches.
 
 mod batches;
+mod duplicates;
 mod files;
+mod findings;
 mod formats;
+pub mod images;
 mod loader;
+mod scan;
+mod scan_cache;
+mod split;
 mod statistics;
 mod template;
 mod tokens;
 
 use anyhow::Result;
-use rayon::prelude::*;
 
 use crate::config::RunConfig;
 use crate::error::input_error;
 use crate::model::Tokenizer;
-use crate::protocol::{DataStatistics, PackingStatistics, RecordPreview, RecordSegment};
-use crate::random::{Purpose, Stream};
+use crate::protocol::{DataStatistics, Finding, PackingStatistics, RecordPreview, RecordSegment};
 
 pub use batches::{Arrangement, Batches, Cursor, collate};
 pub use formats::{Message, Role};
@@ -38,8 +42,42 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BadRecord {
     pub file: String,
+    /// From 1; 0: the whole file.
     pub line: usize,
+    pub kind: BadKind,
     pub reason: String,
+}
+
+/// What is wrong with a record that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadKind {
+    /// Not JSON, not UTF-8.
+    Unreadable,
+    /// Nothing that text training knows.
+    OtherKind,
+    /// Nothing to learn in it.
+    Empty,
+    /// Of a known format, which it breaks.
+    Malformed,
+    /// The chat template refuses it.
+    Template,
+    /// All that is trained on lies beyond `sequence_len`.
+    TooLong,
+    /// Of images.
+    Other,
+}
+
+impl BadKind {
+    /// In the order in which they are told.
+    pub const ALL: [BadKind; 7] = [
+        BadKind::Unreadable,
+        BadKind::OtherKind,
+        BadKind::Empty,
+        BadKind::Malformed,
+        BadKind::Template,
+        BadKind::TooLong,
+        BadKind::Other,
+    ];
 }
 
 /// The data of a run, read, tokenised and split.
@@ -57,6 +95,18 @@ pub struct Dataset {
 /// Nothing usable at all: no file, no record, an unreadable folder, a chat template that is not
 /// valid, a split that leaves nothing to train on.
 pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
+    load_with(config, tokenizer, &|_, _| {})
+}
+
+/// As [`load`]; `progress` is told how many records are read, of how many, from any thread.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    config: &RunConfig,
+    tokenizer: &Tokenizer,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Dataset> {
     let encoder = tokens::Encoder {
         tokenizer,
         template: template::ChatTemplate::of(tokenizer, config.chat_template.as_deref())?,
@@ -73,17 +123,13 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
         if records.is_empty() {
             warnings.push(format!("{name} holds no record"));
         }
-        raw.extend(records);
+        raw.push(records);
     }
-    let tokenised: Vec<_> = raw.par_iter().map(|r| encoder.records(r)).collect();
-    let mut records = Vec::new();
-    let mut bad = Vec::new();
-    for result in tokenised {
-        match result {
-            Ok(found) => records.extend(found),
-            Err(reason) => bad.push(reason),
-        }
-    }
+    let scan::Scanned {
+        records,
+        prints,
+        bad,
+    } = scan::scan(raw, &encoder, progress)?;
     if records.is_empty() {
         return Err(nothing_usable(config, &bad));
     }
@@ -94,8 +140,32 @@ pub fn load(config: &RunConfig, tokenizer: &Tokenizer) -> Result<Dataset> {
                 .into(),
         );
     }
-    let (train, eval) = split(records, config.eval_split, config.seed)?;
-    let mut statistics = statistics::of(&train, &eval, config.sequence_len, warnings);
+    let held_out_files = split::held_out_files(&files);
+    let split::Split {
+        train,
+        eval,
+        prints,
+    } = split::split(
+        records,
+        prints,
+        &held_out_files,
+        config.eval_split,
+        config.seed,
+    )?;
+    let mut statistics = statistics::of(&train, &eval, warnings);
+    statistics.findings = findings::findings(&findings::Judged {
+        train: &train,
+        eval: &eval,
+        prints: &prints,
+        bad: &bad,
+        sequence_len: config.sequence_len,
+        skip_bad_records: config.skip_bad_records,
+        split_by_files: !held_out_files.is_empty(),
+    });
+    let exact = |f: &&Finding| f.kind == "exact_duplicates";
+    let exact = statistics.findings.iter().find(exact);
+    statistics.duplicates = exact.map_or(0, |finding| finding.count);
+    statistics.held_out_files = held_out_files;
     statistics.files = files.len() as u64;
     if config.packing {
         let packing = packing(config, &train);
@@ -131,7 +201,10 @@ fn packing(config: &RunConfig, train: &[Record]) -> PackingStatistics {
 
 impl std::fmt::Display for BadRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {}", self.file, self.line, self.reason)
+        match self.line {
+            0 => write!(f, "{}: {}", self.file, self.reason),
+            line => write!(f, "{}:{line}: {}", self.file, self.reason),
+        }
     }
 }
 
@@ -151,37 +224,6 @@ fn nothing_usable(config: &RunConfig, bad: &[BadRecord]) -> anyhow::Error {
         text += &format!("\n  and {} more", bad.len() - 10);
     }
     input_error(text)
-}
-
-/// Holds out `eval_split` (a share, or a number) of the records, chosen by `seed`; both parts keep
-/// the order of the data.
-fn split(records: Vec<Record>, eval_split: f64, seed: u64) -> Result<(Vec<Record>, Vec<Record>)> {
-    let total = records.len();
-    if eval_split == 0.0 {
-        return Ok((records, Vec::new()));
-    }
-    let held_out = if eval_split < 1.0 {
-        ((eval_split * total as f64).round() as usize).max(1)
-    } else {
-        eval_split as usize
-    };
-    if held_out >= total {
-        return Err(input_error(format!(
-            "eval_split: {eval_split} holds out {held_out} of {total} usable records and leaves none \
-             to train on; write a smaller one, or `eval_split: 0` for no eval"
-        )));
-    }
-    let mut order: Vec<u32> = (0..total as u32).collect();
-    Stream::new(seed, Purpose::Split, 0, 0).shuffle(&mut order);
-    let mut out = vec![false; total];
-    for index in &order[..held_out] {
-        out[*index as usize] = true;
-    }
-    let mut out = out.into_iter();
-    let (eval, train) = records
-        .into_iter()
-        .partition(|_| out.next().unwrap_or(false));
-    Ok((train, eval))
 }
 
 impl Dataset {

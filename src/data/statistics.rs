@@ -1,92 +1,37 @@
 //! What the data holds.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::Record;
-use super::files::listed;
 use crate::protocol::{DataStatistics, LengthBucket};
 
-/// Counts everything but what the reading knows (files, skipped). `warnings` are added to.
-pub(super) fn of(
-    train: &[Record],
-    eval: &[Record],
-    sequence_len: usize,
-    mut warnings: Vec<String>,
-) -> DataStatistics {
+/// Counts everything but what the reading and the findings know (files, skipped, duplicates).
+pub(super) fn of(train: &[Record], eval: &[Record], warnings: Vec<String>) -> DataStatistics {
     let records = || train.iter().chain(eval);
     let mut lengths: Vec<u64> = records().map(|r| r.ids.len() as u64).collect();
     lengths.sort_unstable();
-    // Nearest rank.
-    let percentile = |share: f64| {
-        let rank = (share * lengths.len() as f64).ceil() as usize;
-        lengths.get(rank.max(1) - 1).copied().unwrap_or(0)
-    };
     let mut formats: BTreeMap<String, u64> = BTreeMap::new();
     for record in records() {
         *formats.entry(record.format.to_owned()).or_default() += 1;
     }
-    if formats.len() > 1 {
-        let each: Vec<String> = formats.iter().map(|(f, n)| format!("{n} {f}")).collect();
-        warnings.push(format!("the data mixes formats: {}", each.join(", ")));
-    }
 
-    let cut: Vec<String> = records()
-        .filter(|r| r.cut > 0)
-        .map(|r| r.origin.clone())
-        .collect();
-    let cut_tokens: u64 = records().map(|r| r.cut as u64).sum();
-    let kept: u64 = lengths.iter().sum();
-    if !cut.is_empty() {
-        warnings.push(format!(
-            "{} of {} records are longer than `sequence_len: {sequence_len}` and were cut, which \
-             left out {} tokens ({:.1} %): {}",
-            cut.len(),
-            lengths.len(),
-            cut_tokens,
-            100.0 * cut_tokens as f64 / (kept + cut_tokens) as f64,
-            listed(&cut)
-        ));
-    }
-
-    let mut first: HashMap<&[u32], &str> = HashMap::new();
-    let mut repeated = Vec::new();
-    for record in records() {
-        match first.get(record.ids.as_slice()) {
-            Some(origin) => repeated.push(format!("{} (as {origin})", record.origin)),
-            None => drop(first.insert(&record.ids, &record.origin)),
-        }
-    }
-    if !repeated.is_empty() {
-        warnings.push(format!(
-            "{} records repeat another exactly: {}",
-            repeated.len(),
-            listed(&repeated)
-        ));
-    }
-    let held_out: HashSet<&[u32]> = eval.iter().map(|r| r.ids.as_slice()).collect();
-    let leaked = train.iter().filter(|r| held_out.contains(&*r.ids)).count();
-    if leaked > 0 {
-        warnings.push(format!(
-            "{leaked} training records are also among the held-out ones, whose loss will look \
-             better than it is; remove the repeated records"
-        ));
-    }
-
+    let cut = || records().filter(|record| record.cut > 0);
     DataStatistics {
         train_records: train.len() as u64,
         eval_records: eval.len() as u64,
         formats,
         files: 0,
-        tokens: kept,
+        tokens: lengths.iter().sum(),
         trained_tokens: records().map(trained_tokens).sum(),
         min_length: lengths.first().copied().unwrap_or(0),
-        median_length: percentile(0.5),
-        p95_length: percentile(0.95),
+        median_length: percentile(&lengths, 0.5),
+        p95_length: percentile(&lengths, 0.95),
         max_length: lengths.last().copied().unwrap_or(0),
-        truncated: cut.len() as u64,
-        cut_tokens,
+        truncated: cut().count() as u64,
+        cut_tokens: cut().map(|record| record.cut as u64).sum(),
         packing: None,
-        duplicates: repeated.len() as u64,
+        held_out_files: Vec::new(),
+        duplicates: 0,
         skipped: 0,
         lengths: histogram(&lengths),
         images: None,
@@ -100,8 +45,14 @@ pub(super) fn trained_tokens(record: &Record) -> u64 {
     record.trained.iter().skip(1).filter(|t| **t).count() as u64
 }
 
+/// By nearest rank; 0 of nothing.
+pub(super) fn percentile(sorted: &[u64], share: f64) -> u64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or(0)
+}
+
 /// About 20 bars of a round width from the shortest to the longest.
-fn histogram(sorted: &[u64]) -> Vec<LengthBucket> {
+pub(super) fn histogram(sorted: &[u64]) -> Vec<LengthBucket> {
     let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
         return Vec::new();
     };

@@ -24,6 +24,7 @@ const DATE: (i32, u32, u32) = (2024, 7, 26);
 /// A compiled chat template.
 pub(super) struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos_token: String,
     eos_token: String,
 }
@@ -84,9 +85,20 @@ impl ChatTemplate {
         environment.add_template_owned(NAME, plain_blocks(source))?;
         Ok(ChatTemplate {
             environment,
+            source: source.to_owned(),
             bos_token,
             eos_token,
         })
+    }
+
+    /// A hash of all that decides how a conversation is rendered.
+    pub fn fingerprint(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for part in [&self.source, &self.bos_token, &self.eos_token] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.finalize()
     }
 
     /// The conversation as text, with the opening of the assistant's next turn if asked.

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::files::RawRecord;
-use super::formats::{Content, Message, Role, join, parse};
+use super::duplicates::Words;
+use super::files::{Raw, RawRecord};
+use super::formats::{Content, Message, Role, Unusable, join, parse};
 use super::template::ChatTemplate;
-use super::{BadRecord, Record};
+use super::{BadKind, BadRecord, Record};
 use crate::model::Tokenizer;
 
 /// Turns raw records into tokenised ones.
@@ -44,25 +45,49 @@ impl Marked {
 }
 
 impl Encoder<'_> {
+    /// A hash of all that decides what becomes of a record.
+    ///
+    /// # Errors
+    /// The tokenizer cannot be written down.
+    pub fn fingerprint(&self) -> anyhow::Result<blake3::Hash> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.tokenizer.fingerprint()?.as_bytes());
+        if let Some(template) = &self.template {
+            hasher.update(template.fingerprint().as_bytes());
+        }
+        hasher.update(&(self.sequence_len as u64).to_le_bytes());
+        hasher.update(&[u8::from(self.train_on_inputs)]);
+        Ok(hasher.finalize())
+    }
+
     /// The records of one raw record: one, but for documents that are cut into pieces.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn records(&self, raw: &RawRecord) -> Result<Vec<Record>, BadRecord> {
-        let bad = |reason: String| BadRecord {
+    pub fn records(&self, raw: &RawRecord) -> Result<Vec<(Record, Words)>, BadRecord> {
+        let bad = |unusable: Unusable| BadRecord {
             file: raw.file.clone(),
             line: raw.line,
-            reason,
+            kind: unusable.kind,
+            reason: unusable.reason,
         };
         let (format, content) = parse(&raw.raw).map_err(bad)?;
         let origin = format!("{}:{}", raw.file, raw.line);
         if let Content::Document(text) = &content {
-            return self.document(&origin, text).map_err(bad);
+            let pieces = self.document(&origin, text).map_err(bad)?;
+            let counted = pieces.into_iter().map(|piece| {
+                let mut words = Words::default();
+                words.add_tokens(&piece.ids);
+                (piece, words)
+            });
+            return Ok(counted.collect());
         }
-        let marked = self.marked(&content).map_err(bad)?;
-        let (ids, trained) = self.encode(&marked).map_err(bad)?;
+        let words = words_of(&content);
+        let template = |reason| Unusable::new(BadKind::Template, reason);
+        let marked = self.marked(&content).map_err(|e| bad(template(e)))?;
+        let (ids, trained) = self.encode(&marked).map_err(|e| bad(e.into()))?;
         self.record(origin, format, ids, trained)
-            .map(|record| vec![record])
+            .map(|record| vec![(record, words)])
             .map_err(bad)
     }
 
@@ -72,7 +97,7 @@ impl Encoder<'_> {
         format: &'static str,
         mut ids: Vec<u32>,
         mut trained: Vec<bool>,
-    ) -> Result<Record, String> {
+    ) -> Result<Record, Unusable> {
         let (length, limit) = (ids.len(), self.sequence_len);
         let cut = length.saturating_sub(limit);
         ids.truncate(limit);
@@ -80,12 +105,14 @@ impl Encoder<'_> {
         // The first token is predicted by nothing.
         if trained.iter().skip(1).all(|t| !t) {
             return Err(if cut > 0 {
-                format!(
+                let reason = format!(
                     "all that would be trained on lies beyond `sequence_len: {limit}` (it has \
                      {length} tokens)"
-                )
+                );
+                Unusable::new(BadKind::TooLong, reason)
             } else {
-                format!("it has nothing to train on (it has {length} tokens)")
+                let reason = format!("it has nothing to train on (it has {length} tokens)");
+                Unusable::new(BadKind::Empty, reason)
             });
         }
         Ok(Record {
@@ -99,7 +126,7 @@ impl Encoder<'_> {
 
     /// A document in pieces of `sequence_len`. Each begins with the begin-of-sequence token, or,
     /// in bases without, with the last token of the piece before: so every token is predicted.
-    fn document(&self, origin: &str, text: &str) -> Result<Vec<Record>, String> {
+    fn document(&self, origin: &str, text: &str) -> Result<Vec<Record>, Unusable> {
         let mut ids = self.ids(text)?;
         ids.extend(self.tokenizer.eos.first());
         let bos = self.bos();
@@ -123,7 +150,7 @@ impl Encoder<'_> {
             from = if bos.is_some() { to } else { to - 1 };
         }
         if records.is_empty() {
-            return Err("the file is empty".into());
+            return Err(Unusable::new(BadKind::Empty, "the file is empty"));
         }
         Ok(records)
     }
@@ -297,6 +324,43 @@ impl Encoder<'_> {
     fn text(&self, id: u32, special: bool) -> Option<String> {
         self.tokenizer.decode(&[id], special).ok()
     }
+}
+
+/// The words of a raw record that can be read and is no document.
+pub(super) fn words(raw: &Raw) -> Option<Words> {
+    match parse(raw).ok()?.1 {
+        Content::Document(_) => None,
+        content => Some(words_of(&content)),
+    }
+}
+
+/// What a record says, whatever its format: a system message, which many share, makes none alike.
+fn words_of(content: &Content) -> Words {
+    let mut words = Words::default();
+    match content {
+        Content::Chat(messages) => {
+            for message in messages {
+                match message.role {
+                    Role::System => words.exact_only(&message.content),
+                    _ => words.add(&message.content),
+                }
+            }
+        }
+        Content::Instruction {
+            instruction,
+            input,
+            output,
+        } => {
+            words.add(&join(instruction, input));
+            words.add(output);
+        }
+        Content::Completion { prompt, completion } => {
+            words.add(prompt);
+            words.add(completion);
+        }
+        Content::Text(text) | Content::Document(text) => words.add(text),
+    }
+    words
 }
 
 /// A conversation through the chat template, the assistant's turns marked.

@@ -35,6 +35,22 @@ impl Tokenizer {
         text.map_err(|e| anyhow!("the tokenizer failed: {e}"))
     }
 
+    /// A hash of all that decides the ids of a text.
+    ///
+    /// # Errors
+    /// The tokenizer cannot be written down.
+    pub fn fingerprint(&self) -> Result<blake3::Hash> {
+        let written = self.inner.to_string(false);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(
+            written
+                .map_err(|e| anyhow!("the tokenizer failed: {e}"))?
+                .as_bytes(),
+        );
+        hasher.update(format!("{:?} {:?} {}", self.bos, self.eos, self.add_bos).as_bytes());
+        Ok(hasher.finalize())
+    }
+
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigChange, Event, Level, RecordPreview, RunCurves};
+use super::{ConfigChange, DataEdit, Event, Level, PictureSource, RecordPreview, RunCurves};
 
 /// Changes a run. Every command gets an `Ack` event that all decks see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,10 @@ pub enum Command {
     WriteConfig {
         text: String,
     },
+    /// Changes captions, or what is left out; it acts when the data is read again.
+    EditData {
+        edit: DataEdit,
+    },
 }
 
 impl Command {
@@ -51,6 +55,7 @@ impl Command {
             } => "stop (discard)".into(),
             Command::Set { key, value } => format!("set {key}={value}"),
             Command::WriteConfig { .. } => "write config".into(),
+            Command::EditData { edit } => edit.word(),
         }
     }
 }
@@ -72,6 +77,12 @@ pub enum Query {
     Events { from: u64, to: u64, limit: usize },
     /// Records `from..from + count` of the training data, as the model sees them.
     Records { from: usize, count: usize },
+    /// A picture, made to fit so many pixels.
+    Picture {
+        source: PictureSource,
+        width: u16,
+        height: u16,
+    },
     /// Last `lines` lines of `runner.log`.
     RunnerLog { lines: usize },
     /// Text of the watched config file.
@@ -94,6 +105,12 @@ pub enum Reply {
         from: usize,
         total: usize,
         records: Vec<RecordPreview>,
+    },
+    /// Rows of pixels, three bytes each (red, green, blue), in base64.
+    Picture {
+        width: u16,
+        height: u16,
+        rgb: String,
     },
     RunnerLog {
         lines: Vec<String>,

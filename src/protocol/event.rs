@@ -262,11 +262,22 @@ pub struct DataStatistics {
     /// Of image data only: its records are images, its tokens those of captions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<Box<ImageStatistics>>,
+    /// Text files whose records are held out because of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out_files: Vec<String>,
     /// What was found, each with its records, the worst first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding>,
     /// What is odd and names no record.
     pub warnings: Vec<String>,
+}
+
+impl DataStatistics {
+    /// Short enough for an event.
+    pub fn told(mut self) -> Self {
+        self.findings = self.findings.into_iter().map(Finding::told).collect();
+        self
+    }
 }
 
 /// The rows that an epoch's training records are packed into.

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Items of a finding that travel in an event; `check` lists them all.
 const TOLD: usize = 100;
 
+/// Items that one line names.
+const NAMED: usize = 5;
+
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -59,6 +62,19 @@ impl Finding {
             remedy: remedy.into(),
             count: items.len() as u64,
             items,
+        }
+    }
+
+    /// In one line, with the first of its items.
+    pub fn line(&self) -> String {
+        let mut line = self.message.clone();
+        for (i, item) in self.items.iter().take(NAMED).enumerate() {
+            line += if i == 0 { ": " } else { ", " };
+            line += &item.name;
+        }
+        match (self.count as usize).saturating_sub(NAMED.min(self.items.len())) {
+            more if more > 0 && !self.items.is_empty() => format!("{line} and {more} more"),
+            _ => line,
         }
     }
 

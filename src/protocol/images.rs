@@ -70,3 +70,36 @@ pub enum PictureSource {
     /// A file of the run's `samples` folder, by its name.
     Sample { file: String },
 }
+
+/// A change of the images' captions by hand, written into the files that they came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "edit", rename_all = "snake_case")]
+pub enum DataEdit {
+    /// The whole caption of an image, which is told by its name.
+    Caption { file: String, caption: String },
+    /// Whether an image is left out.
+    Exclude { file: String, excluded: bool },
+    /// Literal text, in all captions.
+    Replace { find: String, replace: String },
+    /// A part between commas, in all captions.
+    RemoveTag { tag: String },
+    /// Takes the last edit back.
+    Undo,
+}
+
+impl DataEdit {
+    /// For the log, in a few words.
+    pub fn word(&self) -> String {
+        match self {
+            DataEdit::Caption { file, .. } => format!("caption of {file}"),
+            DataEdit::Exclude {
+                file,
+                excluded: true,
+            } => format!("leave out {file}"),
+            DataEdit::Exclude { file, .. } => format!("take in {file}"),
+            DataEdit::Replace { find, replace } => format!("replace `{find}` by `{replace}`"),
+            DataEdit::RemoveTag { tag } => format!("remove tag `{tag}`"),
+            DataEdit::Undo => "undo".into(),
+        }
+    }
+}

@@ -23,7 +23,7 @@ pub use event::{
     PhaseName, RecordPreview, RecordSegment, SampleText, StepMetrics,
 };
 pub use finding::{Finding, FindingItem, Severity};
-pub use images::{BucketCount, ImagePreview, ImageStatistics, PictureSource};
+pub use images::{BucketCount, DataEdit, ImagePreview, ImageStatistics, PictureSource};
 pub use log::{LogEntry, LogLine};
 pub use series::{Bucket, Series};
 pub use state::{

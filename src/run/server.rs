@@ -278,13 +278,12 @@ impl Server {
 }
 
 impl Server {
-    /// The config file is this process's to write; everything else is the trainer's.
+    /// Files of config and data are this process's to write; everything else is the trainer's.
     fn obey(&self, id: u64, sender: &str, command: Command) {
-        let Command::WriteConfig { text } = &command else {
+        let Some(written) = self.store.write(&command) else {
             return self.gate.command(id, sender, command);
         };
         self.gate.answered_elsewhere();
-        let written = self.store.write_config(text);
         self.hub.emit(EventKind::Ack {
             id,
             sender: sender.to_owned(),

@@ -10,11 +10,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use base64::Engine;
 
 use crate::config;
+use crate::config::{RunConfig, TaskType};
+use crate::data::images::{self, ImageDataset};
 use crate::data::{self, Dataset};
 use crate::model::{self, Tokenizer};
-use crate::protocol::{Level, Query, Reply, RunCurves};
+use crate::protocol::{Command, DataEdit, Level, PictureSource, Query, Reply, RunCurves};
 
 use super::folder::{RunFolder, RunInfo, write_atomically};
 use super::segments::{for_each_line, parse_event};
@@ -26,6 +29,8 @@ const LOG_LINES_LIMIT: usize = 10_000;
 /// Most bytes of `runner.log` that are looked at.
 const LOG_BYTES: u64 = 1 << 20;
 const RECORDS_LIMIT: usize = 1000;
+/// Most pixels of a picture's side: a terminal shows no more.
+const PICTURE_SIDE: u16 = 1024;
 /// The data set is let go when nobody has asked for a record this long.
 const RECORDS_IDLE: Duration = Duration::from_secs(300);
 
@@ -59,9 +64,21 @@ pub fn refusal(message: impl Into<String>) -> Reply {
     }
 }
 
+/// What is asked of the data.
+enum Wanted {
+    Records {
+        from: usize,
+        count: usize,
+    },
+    /// An image, made to fit.
+    Picture {
+        index: usize,
+        side: (u16, u16),
+    },
+}
+
 struct RecordsJob {
-    from: usize,
-    count: usize,
+    wanted: Wanted,
     answer: Answer,
 }
 
@@ -85,12 +102,24 @@ impl Store {
     pub fn answer(&self, query: Query, answer: Answer) {
         let reply = match query {
             Query::Records { from, count } => {
-                return self.records(RecordsJob {
-                    from,
-                    count: count.min(RECORDS_LIMIT),
-                    answer,
-                });
+                let count = count.min(RECORDS_LIMIT);
+                let wanted = Wanted::Records { from, count };
+                return self.records(RecordsJob { wanted, answer });
             }
+            Query::Picture {
+                source: PictureSource::Record { index },
+                width,
+                height,
+            } => {
+                let side = (width, height);
+                let wanted = Wanted::Picture { index, side };
+                return self.records(RecordsJob { wanted, answer });
+            }
+            Query::Picture {
+                source: PictureSource::Sample { file },
+                width,
+                height,
+            } => self.sample(&file, (width, height)),
             Query::Events { from, to, limit } => self.events(from, to, limit),
             Query::RunnerLog { lines } => {
                 last_lines(&self.folder.runner_log(), lines).map(|lines| Reply::RunnerLog { lines })
@@ -156,11 +185,40 @@ impl Store {
         })
     }
 
+    /// Carries out a command that writes the person's own files, which needs no trainer: a sentence
+    /// that says what was done. `None`: it is another command.
+    pub fn write(&self, command: &Command) -> Option<Result<String>> {
+        match command {
+            Command::WriteConfig { text } => Some(self.write_config(text)),
+            Command::EditData { edit } => Some(self.edit_data(edit)),
+            _ => None,
+        }
+    }
+
+    fn edit_data(&self, edit: &DataEdit) -> Result<String> {
+        let config = run_config(&self.folder)?;
+        if config.task_type != TaskType::TextToImage {
+            return Err(anyhow!("only captions of images are edited here"));
+        }
+        let done = images::edit(&config, edit)?;
+        // The next question reads the data anew.
+        *self.records.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        Ok(format!("{done} (a run reads its data when it starts)"))
+    }
+
+    /// A picture of the run's samples, which is told by its name alone.
+    fn sample(&self, file: &str, side: (u16, u16)) -> Result<Reply> {
+        if file.is_empty() || file.contains('/') || file.starts_with('.') {
+            return Err(anyhow!("there is no sample called {file}"));
+        }
+        picture(&self.folder.root().join("samples").join(file), side)
+    }
+
     /// Replaces the watched config file; a sentence that says so.
     ///
     /// # Errors
     /// The text is no right config (the file stays as it is), or cannot be written.
-    pub fn write_config(&self, text: &str) -> Result<String> {
+    fn write_config(&self, text: &str) -> Result<String> {
         let path = self.config_path();
         let sets = RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets);
         config::load_text(&path, text, &sets).map_err(|problems| {
@@ -229,15 +287,19 @@ impl Store {
     }
 }
 
+/// A run's data, as its records are asked for.
+enum Data {
+    Text(Box<Dataset>, Box<Tokenizer>),
+    Images(Box<ImageDataset>),
+}
+
 fn serve_records(folder: &RunFolder, inbox: &Receiver<RecordsJob>) {
     let loaded = load_data(folder);
     while let Ok(job) = inbox.recv_timeout(RECORDS_IDLE) {
         let reply = match &loaded {
-            Ok((dataset, tokenizer)) => Reply::Records {
-                from: job.from,
-                total: dataset.train.len() + dataset.eval.len(),
-                records: dataset.preview(tokenizer, job.from, job.count),
-            },
+            Ok(data) => data
+                .answer(job.wanted)
+                .unwrap_or_else(|e| refusal(format!("{e:#}"))),
             Err(e) => refusal(format!("cannot read the data: {e:#}")),
         };
         job.answer.give(reply);
@@ -247,16 +309,59 @@ fn serve_records(folder: &RunFolder, inbox: &Receiver<RecordsJob>) {
     }
 }
 
-fn load_data(folder: &RunFolder) -> Result<(Dataset, Tokenizer)> {
-    let config = config::load(&folder.config(), &[])
-        .map_err(|problems| {
-            let first = problems.into_iter().next();
-            anyhow!(first.map_or_else(|| "the config is broken".to_owned(), |p| p.message))
-        })?
-        .config;
+impl Data {
+    fn answer(&self, wanted: Wanted) -> Result<Reply> {
+        match (self, wanted) {
+            (Data::Text(dataset, tokenizer), Wanted::Records { from, count }) => {
+                Ok(Reply::Records {
+                    from,
+                    total: dataset.train.len() + dataset.eval.len(),
+                    records: dataset.preview(tokenizer, from, count),
+                })
+            }
+            (Data::Images(dataset), Wanted::Records { from, count }) => Ok(Reply::Records {
+                from,
+                total: dataset.shown().len(),
+                records: dataset.preview(None, from, count),
+            }),
+            (Data::Images(dataset), Wanted::Picture { index, side }) => {
+                let shown = dataset.shown();
+                let (item, _) = shown.get(index).context("there is no such image")?;
+                picture(&item.path, side)
+            }
+            (Data::Text(..), Wanted::Picture { .. }) => Err(anyhow!("the data holds no images")),
+        }
+    }
+}
+
+/// The picture in a file, made to fit, as it travels.
+fn picture(path: &Path, (width, height): (u16, u16)) -> Result<Reply> {
+    let limit = |side: u16| u32::from(side.min(PICTURE_SIDE));
+    let small = images::thumbnail(path, limit(width), limit(height))?;
+    Ok(Reply::Picture {
+        width: small.width as u16,
+        height: small.height as u16,
+        rgb: base64::engine::general_purpose::STANDARD.encode(&small.data),
+    })
+}
+
+/// The config that the run was started with.
+fn run_config(folder: &RunFolder) -> Result<RunConfig> {
+    let loaded = config::load(&folder.config(), &[]).map_err(|problems| {
+        let first = problems.into_iter().next();
+        anyhow!(first.map_or_else(|| "the config is broken".to_owned(), |p| p.message))
+    })?;
+    Ok(loaded.config)
+}
+
+fn load_data(folder: &RunFolder) -> Result<Data> {
+    let config = run_config(folder)?;
+    if config.task_type == TaskType::TextToImage {
+        return Ok(Data::Images(Box::new(images::load(&config, &|_, _| {})?)));
+    }
     let tokenizer = model::open_tokenizer(&config.base_model)?;
     let dataset = data::load(&config, &tokenizer)?;
-    Ok((dataset, tokenizer))
+    Ok(Data::Text(Box::new(dataset), Box::new(tokenizer)))
 }
 
 /// Last lines of a text file; none when it does not exist.
@@ -278,4 +383,112 @@ fn last_lines(path: &Path, lines: usize) -> Result<Vec<String>> {
     let all: Vec<&str> = text.lines().collect();
     let skip = all.len().saturating_sub(lines.min(LOG_LINES_LIMIT));
     Ok(all[skip..].iter().map(|&l| l.to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::RecordPreview;
+
+    /// A run on two drawn images.
+    fn image_run() -> (tempfile::TempDir, Store) {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        for folder in ["data", "run/samples"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        fs::write(root.join("base.safetensors"), "").unwrap();
+        for (name, size) in [
+            ("data/a.png", (96, 48)),
+            ("data/b.png", (64, 64)),
+            ("run/samples/s.png", (32, 32)),
+        ] {
+            let image = image::RgbImage::from_pixel(size.0, size.1, image::Rgb([9, 90, 200]));
+            image.save(root.join(name)).unwrap();
+        }
+        fs::write(root.join("data/a.txt"), "a blue wall").unwrap();
+        let yaml = format!(
+            "base_model: {0}/base.safetensors\ntrain_data_dir: {0}/data\nresolution: 64\n\
+             eval_split: 0\n",
+            root.display()
+        );
+        fs::write(root.join("run/config.yaml"), yaml).unwrap();
+        let store = Store::new(RunFolder::new(root.join("run")));
+        (place, store)
+    }
+
+    fn ask(store: &Store, query: Query) -> Reply {
+        let (sender, receiver) = mpsc::channel();
+        let answer = Answer::new(move |reply| sender.send(reply).unwrap());
+        store.answer(query, answer);
+        receiver.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    fn records(store: &Store) -> Vec<RecordPreview> {
+        match ask(store, Query::Records { from: 0, count: 9 }) {
+            Reply::Records { records, total, .. } => {
+                assert_eq!(records.len(), total);
+                records
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn picture(store: &Store, source: PictureSource) -> Result<(u16, u16), String> {
+        let query = Query::Picture {
+            source,
+            width: 24,
+            height: 40,
+        };
+        match ask(store, query) {
+            Reply::Picture { width, height, rgb } => {
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(rgb)
+                    .unwrap();
+                assert_eq!(bytes.len(), usize::from(width) * usize::from(height) * 3);
+                assert_eq!(bytes[..3], [9, 90, 200]);
+                Ok((width, height))
+            }
+            Reply::Error { message, .. } => Err(message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn images_travel_as_records_and_small_pictures_and_nothing_else_of_the_disk_does() {
+        let (_place, store) = image_run();
+        let previews = records(&store);
+        assert_eq!(previews[0].segments[0].text, "a blue wall");
+        assert_eq!(previews[0].image.as_ref().unwrap().bucket, (64, 64));
+        let record = |index| picture(&store, PictureSource::Record { index });
+        assert_eq!(record(0), Ok((24, 12)));
+        assert_eq!(record(1), Ok((24, 24)));
+        assert!(record(2).unwrap_err().contains("no such image"));
+        let sample = |file: &str| picture(&store, PictureSource::Sample { file: file.into() });
+        assert_eq!(sample("s.png"), Ok((24, 24)));
+        for outside in ["../../data/a.png", "", "..", "/etc/passwd", "gone.png"] {
+            assert!(sample(outside).is_err(), "{outside}");
+        }
+    }
+
+    #[test]
+    fn captions_are_edited_without_a_runner_and_read_anew() {
+        let (_place, store) = image_run();
+        assert_eq!(records(&store)[1].image.as_ref().unwrap().caption, "");
+        let write = |edit| store.write(&Command::EditData { edit }).unwrap();
+        write(DataEdit::Caption {
+            file: "b.png".into(),
+            caption: "a square".into(),
+        })
+        .unwrap();
+        write(DataEdit::Exclude {
+            file: "a.png".into(),
+            excluded: true,
+        })
+        .unwrap();
+        let previews = records(&store);
+        assert_eq!(previews[1].segments[0].text, "a square");
+        assert_eq!(previews[0].split, "excluded");
+        assert!(store.write(&Command::Pause).is_none());
+    }
 }

@@ -17,7 +17,7 @@ use crate::config::RunConfig;
 use crate::data::{self, Batches, Dataset};
 use crate::error::input_error;
 use crate::model::{self, Base, LoraSet, Quantization};
-use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName};
+use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName, Severity};
 use candle_core::Device;
 
 /// What the trainer works with.
@@ -98,10 +98,17 @@ pub(super) fn open(
         )));
     }
     reporter.emit(EventKind::Data {
-        statistics: data.statistics.clone(),
+        statistics: data.statistics.clone().told(),
     });
     for warning in &data.statistics.warnings {
         warn(warning.clone());
+    }
+    for finding in &data.statistics.findings {
+        let text = format!("{} ({})", finding.line(), finding.remedy);
+        match finding.severity {
+            Severity::Note => info(text),
+            _ => warn(text),
+        }
     }
 
     stage.enter(PhaseName::Loading, "making the adapter");

@@ -48,6 +48,10 @@ pub enum Act {
     Align,
     EditValue,
     EditFile,
+    Exclude,
+    Replace,
+    RemoveTag,
+    Undo,
     Remedy,
     Yank,
     Bell,
@@ -65,17 +69,25 @@ pub enum Group {
     Run,
     Move,
     Chart,
+    Data,
     Deck,
 }
 
 impl Group {
-    pub const ALL: [Group; 4] = [Group::Run, Group::Move, Group::Chart, Group::Deck];
+    pub const ALL: [Group; 5] = [
+        Group::Run,
+        Group::Move,
+        Group::Chart,
+        Group::Data,
+        Group::Deck,
+    ];
 
     pub fn title(self, lang: Lang) -> &'static str {
         match self {
             Group::Run => lang.group_run(),
             Group::Move => lang.group_move(),
             Group::Chart => lang.group_chart(),
+            Group::Data => lang.group_data(),
             Group::Deck => lang.group_deck(),
         }
     }
@@ -203,6 +215,10 @@ pub static TABLE: &[Binding] = &[
     binding(Smoother, &[Char('}')], Group::Chart, "smoother", Lang::help_smoother, Lang::no_hint),
     binding(Compare, &[Char('v')], Group::Chart, "compare", Lang::help_compare, Lang::no_hint),
     binding(Align, &[Char('x')], Group::Chart, "align", Lang::help_align, Lang::no_hint),
+    binding(Exclude, &[Char('X')], Group::Data, "exclude", Lang::help_exclude, Lang::hint_exclude),
+    binding(Replace, &[Char('R')], Group::Data, "replace", Lang::help_replace, Lang::hint_replace),
+    binding(RemoveTag, &[Char('T')], Group::Data, "remove-tag", Lang::help_remove_tag, Lang::no_hint),
+    binding(Undo, &[Char('u')], Group::Data, "undo", Lang::help_undo, Lang::no_hint),
     binding(Help, &[Char('?'), Code(KeyCode::F(1))], Group::Deck, "help", Lang::help_help, Lang::hint_help),
     binding(Palette, &[Char(':')], Group::Deck, "palette", Lang::help_palette, Lang::hint_palette),
     binding(Theme, &[Char('t')], Group::Deck, "theme", Lang::help_theme, Lang::hint_theme),

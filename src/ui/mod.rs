@@ -3,7 +3,7 @@
 //! - [`app`]: what the deck knows, and `update`, its only way to change
 //! - [`view`]: the whole screen from that, made of [`layout`], [`panes`] and [`overlays`]
 //! - [`line`], [`diff`], [`yank`]: a line being typed, texts compared, the clipboard
-//! - [`chart`], [`text`], [`theme`]: what the panes are drawn with
+//! - [`chart`], [`picture`], [`text`], [`theme`]: what the panes are drawn with
 //! - [`home`]: the screen before a run's deck
 //! - [`lang`]: every text of the interface, in every language
 //! - [`summary`]: what stays on the terminal
@@ -25,6 +25,7 @@ pub mod line;
 pub mod overlays;
 pub mod pace;
 pub mod panes;
+pub mod picture;
 pub mod screen;
 pub mod summary;
 pub mod terminal;

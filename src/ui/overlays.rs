@@ -25,6 +25,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             palette(app, theme, line, *selected, area, buf)
         }
         Some(Overlay::Prompt { line }) => pick::prompt(app, theme, line, area, buf),
+        Some(Overlay::Ask { asked, line }) => pick::ask(app, theme, asked, line, area, buf),
         Some(Overlay::Edit { key, line, error }) => {
             pick::edit(app, theme, key, line, error.as_deref(), area, buf);
         }
@@ -399,7 +400,12 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         if binding.group == Group::Run && !steered && !starts {
             continue;
         }
-        if binding.act == Act::EditValue && app.focus() != Pane::Config {
+        let captions = app.focus() == Pane::Data && app.has_images();
+        let shows = match binding.act {
+            Act::EditValue => captions || app.focus() == Pane::Config,
+            _ => captions || binding.group != Group::Data,
+        };
+        if !shows {
             continue;
         }
         let Some(key) = app.keymap.first(binding.act) else {
@@ -421,6 +427,7 @@ fn word(app: &App, binding: &Binding) -> &'static str {
         (Act::Pause, PhaseName::Paused | PhaseName::Pausing) => app.lang.hint_resume(),
         (Act::Pause, phase) if phase.is_end() || app.runner_gone() => app.lang.hint_start_again(),
         (Act::Maximise, _) if app.view.maximised => app.lang.hint_restore(),
+        (Act::EditValue, _) if app.focus() == Pane::Data => app.lang.hint_edit_caption(),
         _ => (binding.hint)(app.lang),
     }
 }

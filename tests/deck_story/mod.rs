@@ -149,6 +149,7 @@ impl Story {
                 truncated: 2,
                 cut_tokens: 731,
                 packing: None,
+                held_out_files: Vec::new(),
                 duplicates: 3,
                 skipped: 0,
                 lengths: (0u64..)

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, LoadedConfig, Problem, RunConfig};
+use crate::commands::progress::Bar;
+use crate::config::{self, LoadedConfig, Problem, RunConfig, TaskType};
+use crate::data::images;
 use crate::data::{self, BadRecord, Batches, Dataset};
 use crate::model::{self, Description, LoraSpec, MemoryEstimate};
-use crate::protocol::DataStatistics;
+use crate::protocol::{DataStatistics, Finding};
 use crate::train::{AdapterPlan, AdapterSize, Plan, Preflight, adapter_plan, preflight};
 
 /// What `check` found. Parts that could not be looked at for problems before them are `None`.
@@ -82,7 +84,9 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
         Err(problems) => report.problems = problems,
     }
     if let Some(loaded) = report.loaded.take() {
-        if report.problems.is_empty() {
+        if loaded.config.task_type == TaskType::TextToImage {
+            report.look_at_images(&loaded);
+        } else if report.problems.is_empty() {
             report.look_at_run(&loaded);
         }
         report.loaded = Some(loaded);
@@ -92,6 +96,13 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
 }
 
 impl Report {
+    /// What was found in the data.
+    pub fn findings(&self) -> &[Finding] {
+        self.data
+            .as_ref()
+            .map_or(&[], |data| &data.statistics.findings)
+    }
+
     fn look_at_run(&mut self, loaded: &LoadedConfig) {
         let config = &loaded.config;
         let quantization = config.quantize.and_then(model::Quantization::named);
@@ -105,7 +116,9 @@ impl Report {
             None => None,
         };
         if let Some(tokenizer) = tokenizer {
-            let read = data::load(config, &tokenizer);
+            let bar = Bar::new("reading the data");
+            let read = data::load_with(config, &tokenizer, &|done, total| bar.update(done, total));
+            drop(bar);
             if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
                 self.look_at_data(loaded, dataset);
             }
@@ -136,6 +149,19 @@ impl Report {
         }
     }
 
+    fn look_at_images(&mut self, loaded: &LoadedConfig) {
+        let bar = Bar::new("reading the images");
+        let read = images::load(&loaded.config, &|done, total| bar.update(done, total));
+        drop(bar);
+        if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
+            self.data = Some(Data {
+                statistics: dataset.statistics(None),
+                // The findings list them.
+                bad: Vec::new(),
+            });
+        }
+    }
+
     fn look_at_data(&mut self, loaded: &LoadedConfig, dataset: Dataset) {
         let config = &loaded.config;
         let Dataset {
@@ -144,16 +170,6 @@ impl Report {
             bad,
             ..
         } = dataset;
-        if !bad.is_empty() && !config.skip_bad_records {
-            let message = format!(
-                "{} of {} records cannot be used",
-                bad.len(),
-                bad.len() as u64 + statistics.train_records + statistics.eval_records
-            );
-            let fix = "mend them (listed below), or leave them out with `skip_bad_records: true`";
-            self.problems
-                .push(at_key(loaded, "train_data_dir", message, fix.into()));
-        }
         for warning in &statistics.warnings {
             self.warnings.push(at_key(
                 loaded,

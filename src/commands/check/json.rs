@@ -3,10 +3,13 @@
 use serde_json::{Value, json};
 
 use super::examine::{Fit, Report};
+use super::findings;
 use crate::config::Problem;
+use crate::protocol::Severity;
 
 pub(super) fn report(report: &Report) -> Value {
-    let failed = report.trial.iter().any(|step| step.outcome.is_err());
+    let wrong = findings::count(report.findings(), Severity::Wrong) > 0;
+    let failed = wrong || report.trial.iter().any(|step| step.outcome.is_err());
     json!({
         "config": report.path,
         "ok": report.problems.is_empty() && !failed,

@@ -6,10 +6,12 @@ use std::path::Path;
 use unicode_width::UnicodeWidthStr;
 
 use super::examine::{Fit, Report};
+use super::findings;
+use super::images;
 use super::trial::Step;
 use crate::commands::bytes;
 use crate::config::Problem;
-use crate::protocol::DataStatistics;
+use crate::protocol::{DataStatistics, Severity};
 
 /// What the terminal can show.
 pub(super) struct Look {
@@ -87,12 +89,7 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
     if let Some(data) = &report.data {
         heading(&mut out, "Data");
         write_data(&mut out, &data.statistics, look);
-        if !data.bad.is_empty() {
-            let _ = writeln!(out, "  {} bad:", plural(data.bad.len() as u64, "record"));
-            for bad in &data.bad {
-                let _ = writeln!(out, "    {bad}");
-            }
-        }
+        findings::write(&mut out, &data.statistics.findings);
     }
     if let Some(adapter) = &report.adapter {
         heading(&mut out, "Adapter");
@@ -186,6 +183,9 @@ fn write_run(out: &mut String, report: &Report) {
 }
 
 fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
+    if let Some(found) = &data.images {
+        return images::write(out, data, found, look);
+    }
     let formats: Vec<String> = data
         .formats
         .iter()
@@ -201,6 +201,10 @@ fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
         grouped(data.train_records),
         grouped(data.eval_records)
     );
+    if !data.held_out_files.is_empty() {
+        let names = shortened(&data.held_out_files.join(", "), 100);
+        let _ = writeln!(out, "  held out because of their names: {names}");
+    }
     let share = 100.0 * data.trained_tokens as f64 / data.tokens.max(1) as f64;
     let _ = writeln!(
         out,
@@ -265,10 +269,13 @@ pub(super) fn trial_step(step: &Step, look: &Look) -> String {
 
 /// The last line.
 pub(super) fn verdict(report: &Report, tried: bool) -> String {
-    let problems = plural(report.problems.len() as u64, "error");
-    let warnings = plural(report.warnings.len() as u64, "warning");
+    let found = |severity| findings::count(report.findings(), severity);
+    let wrong = found(Severity::Wrong);
+    let problems = plural(report.problems.len() as u64 + wrong, "error");
+    let warnings = report.warnings.len() as u64 + found(Severity::Warning);
+    let warnings = plural(warnings, "warning");
     let config = report.path.display();
-    if !report.problems.is_empty() {
+    if !report.problems.is_empty() || wrong > 0 {
         let untried = if tried { "; not tried out" } else { "" };
         return format!("\n{config}: {problems}, {warnings}{untried}\n");
     }
@@ -290,7 +297,7 @@ fn write_problem(out: &mut String, word: &str, problem: &Problem) {
     }
 }
 
-fn heading(out: &mut String, title: &str) {
+pub(super) fn heading(out: &mut String, title: &str) {
     if !out.is_empty() {
         out.push('\n');
     }
@@ -324,13 +331,13 @@ fn shortened(text: &str, width: usize) -> String {
     out + "..."
 }
 
-fn plural(count: u64, word: &str) -> String {
+pub(super) fn plural(count: u64, word: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{} {word}{s}", grouped(count))
 }
 
 /// 1,234,567.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -13,7 +13,7 @@ use super::advice::{Scratch, advise};
 use super::places;
 use crate::config;
 use crate::error::input_error;
-use crate::protocol::{RunCurves, RunState, Series};
+use crate::protocol::{RunCurves, RunState, Series, Severity};
 use crate::run::folder::{Lock, LockError, RunFolder, RunInfo, live_runner};
 use crate::run::queue::{Entry, EntryState, Move, Queue, Stop};
 use crate::run::resume::{self, Decision, ResumeMode};
@@ -343,9 +343,23 @@ fn checked(report: Report) -> Checked {
         text: p.message.clone(),
         fix: p.fix.clone(),
     };
+    let of_data = |severity: Severity| {
+        let found = report
+            .findings()
+            .iter()
+            .filter(move |f| f.severity == severity);
+        found.map(|found| Finding {
+            line: 0,
+            key: "train_data_dir".into(),
+            text: found.line(),
+            fix: found.remedy.clone(),
+        })
+    };
+    let errors = report.problems.iter().map(finding);
+    let warnings = report.warnings.iter().map(finding);
     Checked {
-        errors: report.problems.iter().map(finding).collect(),
-        warnings: report.warnings.iter().map(finding).collect(),
+        errors: errors.chain(of_data(Severity::Wrong)).collect(),
+        warnings: warnings.chain(of_data(Severity::Warning)).collect(),
         facts: facts(&report),
     }
 }

@@ -10,8 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 
 use crate::protocol::{
-    ClientMessage, Command, Event, EventKind, PhaseName, Query, Reply, RunState, ServerMessage,
-    VERSION,
+    ClientMessage, Event, EventKind, PhaseName, Query, Reply, RunState, ServerMessage, VERSION,
 };
 
 use super::super::folder::{RunFolder, RunInfo, live_runner};
@@ -353,20 +352,17 @@ impl<F: FnMut(Update)> Worker<F> {
             match request {
                 Request::Answer(id, reply) => (self.on_update)(Update::Reply { id, reply }),
                 Request::Query(id, query) => self.ask_store(id, query),
-                // An edit needs no runner; the next one reads it.
-                Request::Command(id, Command::WriteConfig { text }) => {
-                    let reply = match self.store.write_config(&text) {
-                        Ok(message) => Reply::Done { message },
-                        Err(e) => refusal(format!("{e:#}")),
-                    };
-                    (self.on_update)(Update::Reply { id, reply });
-                }
                 Request::StartRunner(id) => self.start_runner(id),
                 Request::Started(id, result) => {
                     (self.on_update)(Update::RunnerStarted { id, result });
                 }
                 Request::Command(id, command) => {
-                    let reply = refusal(format!("{}: no runner is alive", command.word()));
+                    // An edit needs no runner; the next one reads it.
+                    let reply = match self.store.write(&command) {
+                        Some(Ok(message)) => Reply::Done { message },
+                        Some(Err(e)) => refusal(format!("{e:#}")),
+                        None => refusal(format!("{}: no runner is alive", command.word())),
+                    };
                     (self.on_update)(Update::Reply { id, reply });
                 }
             }

@@ -2,7 +2,7 @@
 
 use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
 
-use super::{Action, App, Connection, NO_AVERAGE, Overlay, SMOOTHEST};
+use super::{Action, App, Asked, Connection, NO_AVERAGE, Overlay, SMOOTHEST};
 use crate::protocol::{Command, PhaseName};
 use crate::ui::chart::Window;
 use crate::ui::keymap::Act;
@@ -31,8 +31,15 @@ impl App {
                 }
             },
             Act::Eval => return self.command(Command::Eval),
+            Act::EditValue if self.focus() == Pane::Data && self.has_images() => {
+                self.edit_caption();
+            }
             Act::EditValue => self.edit_value(),
             Act::EditFile => return self.edit_file(),
+            Act::Exclude => return self.exclude_image(),
+            Act::Replace => self.edit_captions(Asked::Find),
+            Act::RemoveTag => self.edit_captions(Asked::RemoveTag),
+            Act::Undo => return self.undo_caption(),
             Act::Remedy => self.try_remedy(),
             Act::Compare => return self.compare(),
             Act::Align if self.others.chosen.is_empty() => {

@@ -2,9 +2,11 @@
 //! done. It reads no clock, no file, no terminal.
 
 mod act;
+mod captions;
 mod compare;
 mod edit;
 mod overlay;
+mod pictures;
 mod records;
 mod view;
 mod yank;
@@ -13,8 +15,10 @@ use std::collections::BTreeMap;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
+pub use captions::Asked;
 pub use compare::Others;
 pub use overlay::{Overlay, STOP_CHOICES};
+pub use pictures::{Pictures, Wanted};
 pub use records::Records;
 pub use view::{NO_AVERAGE, SMOOTHEST, View};
 
@@ -152,6 +156,7 @@ pub struct App {
     pub toasts: Vec<Toast>,
     pub pending: Vec<Pending>,
     pub records: Records,
+    pub pictures: Pictures,
     pub mouse: bool,
     /// Left for home.
     pub to_home: bool,
@@ -203,6 +208,7 @@ impl App {
             toasts: Vec::new(),
             pending: Vec::new(),
             records: Records::default(),
+            pictures: Pictures::default(),
             mouse: false,
             to_home: false,
             bell: setup.bell,
@@ -245,6 +251,11 @@ impl App {
             Msg::Asked { id, query } => {
                 match query {
                     Query::Records { from, .. } => self.records.asked(id, from),
+                    Query::Picture {
+                        source,
+                        width,
+                        height,
+                    } => self.pictures.asked(id, (source, (width, height))),
                     query => drop(self.asked.insert(id, query)),
                 }
                 Vec::new()
@@ -265,6 +276,7 @@ impl App {
         };
         self.clamp_scroll();
         actions.extend(self.wanted_records());
+        actions.extend(self.wanted_pictures());
         actions
     }
 
@@ -372,6 +384,7 @@ impl App {
                 Reply::Done { message } => {
                     let word = self.pending.remove(at).word;
                     self.toast(true, format!("{word}: {message}"));
+                    self.records.outdated();
                 }
                 _ => {}
             }
@@ -386,7 +399,9 @@ impl App {
             }
             Some(query) => self.config_reply(query, reply),
             None => {
-                self.records.replied(id, reply);
+                if !self.pictures.replied(id, &reply) {
+                    self.records.replied(id, reply);
+                }
                 Vec::new()
             }
         }
@@ -415,8 +430,14 @@ impl App {
                     format!(" ({sender})")
                 };
                 self.toast(*ok, format!("{command}: {message}{who}"));
+                if self.has_images() {
+                    self.records.outdated();
+                }
             }
-            EventKind::Data { .. } => self.records = Records::default(),
+            EventKind::Data { .. } => {
+                self.records = Records::default();
+                self.pictures = Pictures::default();
+            }
             EventKind::Hardware { .. } => self.readings += 1,
             EventKind::ConfigChanged { source, errors, .. } if !errors.is_empty() => {
                 self.toast(false, self.lang.old_values_stay(source, &errors[0]));

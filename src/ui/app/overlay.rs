@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::{Action, App};
+use super::{Action, App, Asked};
 use crate::config;
 use crate::protocol::{Command, ConfigChange, StopMode};
 use crate::ui::keymap;
@@ -20,6 +20,11 @@ pub enum Overlay {
     },
     /// A prompt to sample.
     Prompt {
+        line: LineEdit,
+    },
+    /// Text for captions.
+    Ask {
+        asked: Asked,
         line: LineEdit,
     },
     /// A value of the config.
@@ -82,6 +87,7 @@ impl App {
             }
             Overlay::Palette { line, selected } => self.palette_key(line, selected, key),
             Overlay::Prompt { line } => self.prompt_key(line, key),
+            Overlay::Ask { asked, line } => self.ask_key(asked, line, key),
             Overlay::Edit {
                 key: name, line, ..
             } => self.edit_key(name, line, key),

@@ -30,6 +30,11 @@ impl Records {
         self.pages.get(&(index / PAGE))?.get(index % PAGE)
     }
 
+    /// What is there may have changed: it shows until the next answer.
+    pub(super) fn outdated(&mut self) {
+        self.wanted.clear();
+    }
+
     pub(super) fn asked(&mut self, id: u64, from: usize) {
         self.asked.insert(id, from / PAGE);
     }

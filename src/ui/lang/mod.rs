@@ -60,6 +60,7 @@ macro_rules! sentences {
 }
 
 // After the macros, which they use.
+mod data;
 mod deck;
 mod dialogs;
 mod home;
@@ -110,6 +111,8 @@ mod tests {
 
     fn rows() -> Vec<Row> {
         [
+            data::WORDS,
+            data::SENTENCES,
             deck::WORDS,
             deck::SENTENCES,
             dialogs::WORDS,

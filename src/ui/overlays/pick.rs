@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 
 use super::{popup, typed};
 use crate::protocol::ConfigChange;
-use crate::ui::app::App;
+use crate::ui::app::{App, Asked};
 use crate::ui::chart::colours;
 use crate::ui::line::LineEdit;
 use crate::ui::panes::draw_lines;
@@ -49,6 +49,27 @@ pub fn prompt(app: &App, theme: &Theme, line: &LineEdit, area: Rect, buf: &mut B
             theme,
             &[("Enter", lang.hint_sample()), ("Esc", lang.stop_cancel())],
         ),
+    ];
+    draw_lines(&lines, 0, inner, buf);
+}
+
+/// A line for captions: one, or what is sought in all.
+pub fn ask(app: &App, theme: &Theme, asked: &Asked, line: &LineEdit, area: Rect, buf: &mut Buffer) {
+    let lang = app.lang;
+    let (title, done) = match asked {
+        Asked::Caption { file } => (lang.caption_of(file), lang.save()),
+        Asked::Find => (lang.find_title().to_owned(), lang.next()),
+        Asked::ReplaceBy { find } => (lang.replace_title(find), lang.hint_replace()),
+        Asked::RemoveTag => (lang.remove_tag_title().to_owned(), lang.remove()),
+    };
+    let columns = columns(100, area);
+    let title = truncate(&title, usize::from(columns), theme.glyphs.ellipsis);
+    let inner = popup(theme, &title, (columns, 3), area, buf);
+    let head = format!("{} ", theme.glyphs.right);
+    let lines = [
+        typed(theme, &head, line, usize::from(inner.width)),
+        Line::default(),
+        hints(theme, &[("Enter", done), ("Esc", lang.stop_cancel())]),
     ];
     draw_lines(&lines, 0, inner, buf);
 }

@@ -3,11 +3,12 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::{Segment, draw_lines, empty, labelled};
-use crate::protocol::DataStatistics;
-use crate::ui::app::App;
+use super::{Segment, draw_lines, empty, images, labelled};
+use crate::protocol::{DataStatistics, Severity};
+use crate::ui::app::{App, Wanted};
 use crate::ui::lang::Lang;
 use crate::ui::text::{self, wrap, wrap_pieces};
 use crate::ui::theme::{Role, Theme};
@@ -50,17 +51,33 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     );
 }
 
+/// The picture that shows, if the data is of images.
+pub fn picture(app: &App, area: Rect) -> Option<Wanted> {
+    let area = match beside(area) {
+        true => right(area),
+        false => area,
+    };
+    shows_records(area)
+        .then(|| images::wanted(app, area))
+        .flatten()
+}
+
+/// Where records show beside the statistics.
+fn right(area: Rect) -> Rect {
+    Rect {
+        x: area.x + STATISTICS,
+        width: area.width - STATISTICS,
+        ..area
+    }
+}
+
 /// The lines that scroll, and where they lie.
 pub fn scrolled(app: &App, theme: &Theme, area: Rect) -> (Vec<Line<'static>>, Rect) {
     let Some(data) = &app.state.data else {
         return (empty(theme, app.lang.not_read()), area);
     };
     if beside(area) {
-        let right = Rect {
-            x: area.x + STATISTICS,
-            width: area.width - STATISTICS,
-            ..area
-        };
+        let right = right(area);
         return (preview(app, theme, right), right);
     }
     let mut lines = statistics(app.lang, theme, data, area, usize::MAX);
@@ -81,6 +98,15 @@ fn statistics(
 ) -> Vec<Line<'static>> {
     let columns = usize::from(area.width);
     let style = theme[Role::Text];
+    if let Some(found) = &data.images {
+        let mut lines = images::statistics(lang, theme, found, columns);
+        lines.extend(warnings(theme, data, columns));
+        let room = rows.saturating_sub(lines.len());
+        if room >= 3 {
+            lines.extend(images::buckets(lang, theme, found, columns, room.min(12)));
+        }
+        return lines;
+    }
     let (train, eval) = (
         text::count(data.train_records),
         text::count(data.eval_records),
@@ -150,20 +176,38 @@ fn statistics(
             theme[Role::Warning],
         ));
     }
-    for warning in &data.warnings {
-        for (i, part) in wrap(warning, columns.saturating_sub(2))
-            .into_iter()
-            .enumerate()
-        {
-            let mark = if i == 0 { "! " } else { "  " };
-            lines.push(Line::styled(format!("{mark}{part}"), theme[Role::Warning]));
-        }
-    }
+    lines.extend(warnings(theme, data, columns));
     let room = rows.saturating_sub(lines.len());
     if room >= 3 {
         lines.extend(histogram(theme, data, columns, room.min(12)));
     }
     lines
+}
+
+/// What is odd about the data.
+fn warnings(theme: &Theme, data: &DataStatistics, columns: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for finding in &data.findings {
+        let role = match finding.severity {
+            Severity::Note => Role::Muted,
+            Severity::Warning => Role::Warning,
+            Severity::Wrong => Role::Error,
+        };
+        remark(&mut lines, &finding.line(), columns, theme[role]);
+    }
+    for warning in &data.warnings {
+        remark(&mut lines, warning, columns, theme[Role::Warning]);
+    }
+    lines
+}
+
+/// A marked sentence, wrapped.
+fn remark(lines: &mut Vec<Line<'static>>, text: &str, columns: usize, style: Style) {
+    let parts = wrap(text, columns.saturating_sub(2));
+    for (i, part) in parts.into_iter().enumerate() {
+        let mark = if i == 0 { "! " } else { "  " };
+        lines.push(Line::styled(format!("{mark}{part}"), style));
+    }
 }
 
 /// One row a bar; neighbouring buckets share one when there are too many.
@@ -225,6 +269,9 @@ fn preview(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
             .map(|l| Line::styled(l, theme[Role::Muted]))
             .collect();
     };
+    if let Some(image) = &record.image {
+        return images::preview(app, theme, record, image, area);
+    }
     let g = theme.glyphs;
     let mut head = format!(
         "{} {} {} {}",

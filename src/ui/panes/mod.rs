@@ -6,6 +6,7 @@ pub mod data;
 pub mod gpu;
 pub mod header;
 pub mod host;
+pub mod images;
 pub mod log;
 pub mod loss;
 pub mod rate;
@@ -16,7 +17,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::app::App;
+use super::app::{App, Wanted};
 use super::layout::{Pane, Slot};
 use super::text::{truncate, width};
 use super::theme::{Role, Theme};
@@ -58,6 +59,18 @@ fn lines(app: &App, theme: &Theme, pane: Pane, inner: Rect) -> Option<Vec<Line<'
         Pane::Data => Some(data::scrolled(app, theme, inner).0),
         Pane::Loss | Pane::Rate => None,
     }
+}
+
+/// Pictures that panes show now, in the sizes in which they are shown.
+pub fn pictures(app: &App) -> Vec<Wanted> {
+    let Some(arrangement) = app.arrangement() else {
+        return Vec::new();
+    };
+    let inner = |pane| arrangement.slot_of(pane).map(Slot::inner);
+    inner(Pane::Data)
+        .and_then(|area| data::picture(app, area))
+        .into_iter()
+        .collect()
 }
 
 /// A pane's lines as plain text, as wide as the screen.

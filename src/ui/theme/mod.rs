@@ -14,6 +14,7 @@ use ratatui::style::{Color, Modifier, Style};
 
 pub use capabilities::{Capabilities, ColorDepth};
 pub use catalogue::{Catalogue, fingerprint};
+pub use color::quantise;
 pub use file::{ThemeFile, resolve};
 pub use glyphs::Glyphs;
 
@@ -137,6 +138,8 @@ pub type Styles = [Style; ROLES.len()];
 pub struct Theme {
     pub name: String,
     pub glyphs: &'static Glyphs,
+    /// How many colours pictures may use.
+    pub depth: ColorDepth,
     styles: Styles,
 }
 
@@ -160,6 +163,7 @@ impl Theme {
             } else {
                 &glyphs::ASCII
             },
+            depth: capabilities.depth,
             styles,
         }
     }
