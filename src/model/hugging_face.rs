@@ -32,7 +32,12 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
         let path = folder.join(name);
         let bytes = map(&path)?;
         mapped.push(bytes.clone());
-        read_safetensors(bytes, &path.display().to_string(), is_parameter, &mut tensors)?;
+        read_safetensors(
+            bytes,
+            &path.display().to_string(),
+            is_parameter,
+            &mut tensors,
+        )?;
         files.push(path);
     }
     let tokenizer = folder.join("tokenizer.json");

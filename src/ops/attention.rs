@@ -42,7 +42,9 @@ pub enum Sight {
     /// The last query sees all keys, the one before it all but the last, and so on. With a window of
     /// `w` (Mistral's sliding window, counted as transformers does) a query sees itself and the
     /// `w - 1` keys before it.
-    Causal { window: Option<usize> },
+    Causal {
+        window: Option<usize>,
+    },
 }
 
 impl Span {

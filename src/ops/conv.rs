@@ -242,7 +242,8 @@ impl Shape {
                         taps.fill(0.0);
                         continue;
                     };
-                    let start = ((image * self.grid.height + y) * self.grid.width + first) * channels;
+                    let start =
+                        ((image * self.grid.height + y) * self.grid.width + first) * channels;
                     let (from, to) = (tap * channels, (tap + count) * channels);
                     taps[..from].fill(0.0);
                     taps[from..to].copy_from_slice(&x[start..start + count * channels]);
@@ -298,7 +299,7 @@ impl Shape {
     }
 
     /// An adapter's A with its numbers in the order of patches.
-    pub fn to_patches(self, a: &Tensor) -> Result<Tensor> {
+    pub fn into_patches(self, a: &Tensor) -> Result<Tensor> {
         let (rank, inputs) = a.dims2()?;
         a.reshape((rank, self.channels, self.kernel.taps()))?
             .transpose(1, 2)?
@@ -306,8 +307,8 @@ impl Shape {
             .reshape((rank, inputs))
     }
 
-    /// The reverse of [`Shape::to_patches`].
-    pub fn from_patches(self, a: &Tensor) -> Result<Tensor> {
+    /// The reverse of [`Shape::into_patches`].
+    pub fn out_of_patches(self, a: &Tensor) -> Result<Tensor> {
         let (rank, inputs) = a.dims2()?;
         a.reshape((rank, self.kernel.taps(), self.channels))?
             .transpose(1, 2)?
@@ -319,7 +320,7 @@ impl Shape {
     fn pairs(self, terms: &[LoraTerm]) -> Result<Vec<Pair>> {
         let pair = |term: &LoraTerm| {
             let mut term = term.clone();
-            term.a = self.to_patches(&term.a.detach())?;
+            term.a = self.ininto_patches(&term.a.detach())?;
             Pair::of(&term)
         };
         terms.iter().map(pair).collect()
@@ -496,7 +497,7 @@ impl ConvBackward {
         for (term, (a, b)) in self.terms.iter().zip(sums) {
             let d_a = Tensor::from_vec(a, term.a.shape(), &Device::Cpu)?;
             let d_b = Tensor::from_vec(b, term.b.shape(), &Device::Cpu)?;
-            gradients.add(term.a.id(), shape.from_patches(&d_a)?)?;
+            gradients.add(term.a.id(), shape.out_of_patches(&d_a)?)?;
             gradients.add(term.b.id(), d_b)?;
         }
         if !self.input_wanted {

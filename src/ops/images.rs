@@ -40,12 +40,14 @@ pub fn upsample(tape: &Tape, x: &Tensor, grid: Grid) -> Result<(Tensor, Grid)> {
     tape.record(&y, &[x], move |dy, gradients| {
         let dx = with_floats(&dy, |dy| {
             let mut dx = vec![0.0; grid.rows() * channels];
-            dx.par_chunks_mut(channels).enumerate().for_each(|(row, dx)| {
-                let first = row / grid.width * 2 * out.width + row % grid.width * 2;
-                for copy in [first, first + 1, first + out.width, first + out.width + 1] {
-                    add_slice(dx, &dy[copy * channels..][..channels]);
-                }
-            });
+            dx.par_chunks_mut(channels)
+                .enumerate()
+                .for_each(|(row, dx)| {
+                    let first = row / grid.width * 2 * out.width + row % grid.width * 2;
+                    for copy in [first, first + 1, first + out.width, first + out.width + 1] {
+                        add_slice(dx, &dy[copy * channels..][..channels]);
+                    }
+                });
             dx
         })?;
         let dx = Tensor::from_vec(dx, (grid.rows(), channels), &Device::Cpu)?;
@@ -179,14 +181,13 @@ mod tests {
         let x = numbers(1, &[GRID.rows(), 2]);
         let (y, out) = upsample(&Tape::off(), &x, GRID).unwrap();
         let first = |x: &Tensor, grid: Grid| {
-            let x = x.reshape((grid.images, grid.height, grid.width, 2)).unwrap();
+            let x = x
+                .reshape((grid.images, grid.height, grid.width, 2))
+                .unwrap();
             x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()
         };
         let expected = first(&x, GRID).upsample_nearest2d(6, 10).unwrap();
-        assert_eq!(
-            to_vec(&first(&y, out)).unwrap(),
-            to_vec(&expected).unwrap()
-        );
+        assert_eq!(to_vec(&first(&y, out)).unwrap(), to_vec(&expected).unwrap());
     }
 
     #[test]

@@ -22,7 +22,11 @@ pub(super) struct Terms {
 impl Terms {
     /// # Errors
     /// An adapter of another base.
-    pub fn of(part: &Adaptable, active: &[Active<'_>], dropout: Option<DropoutKey>) -> Result<Self> {
+    pub fn of(
+        part: &Adaptable,
+        active: &[Active<'_>],
+        dropout: Option<DropoutKey>,
+    ) -> Result<Self> {
         let mut by_module = vec![Vec::new(); part.modules.len()];
         for active in active {
             let probability = active.set.spec.dropout;

@@ -10,9 +10,7 @@ use super::layers::{LayerNorm, Linear, Pass, Reader};
 use super::modules::{Adaptable, Module, embedding, linear, norm};
 use super::tensors::Tensors;
 use crate::error::input_error;
-use crate::ops::{
-    self, FrozenWeight, Heads, Sight, Span, Tape, activate, attention, select_rows,
-};
+use crate::ops::{self, FrozenWeight, Heads, Sight, Span, Tape, activate, attention, select_rows};
 
 /// A frozen text encoder; all state of a pass is local to the call.
 pub struct ClipText {
@@ -57,7 +55,12 @@ pub(super) fn modules(config: &ClipConfig) -> Vec<Module> {
         let part = |part: &str| text(&format!("encoder.layers.{layer}.{part}"));
         all.push(norm(&part("layer_norm1"), width));
         for leaf in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-            all.push(linear(&part(&format!("self_attn.{leaf}")), width, width, true));
+            all.push(linear(
+                &part(&format!("self_attn.{leaf}")),
+                width,
+                width,
+                true,
+            ));
         }
         all.push(norm(&part("layer_norm2"), width));
         all.push(linear(&part("mlp.fc1"), width, config.intermediate, true));

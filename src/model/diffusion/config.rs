@@ -142,7 +142,10 @@ pub(super) struct Json<'a> {
 
 impl Json<'_> {
     fn missing(&self, key: &str) -> anyhow::Error {
-        input_error(format!("{}: `{key}` is missing or not understood", self.file))
+        input_error(format!(
+            "{}: `{key}` is missing or not understood",
+            self.file
+        ))
     }
 
     /// Refuses a variant that would be computed otherwise than here.
@@ -182,7 +185,10 @@ impl Json<'_> {
     }
 
     fn number_or(&self, key: &str, default: f64) -> f64 {
-        self.value.get(key).and_then(Value::as_f64).unwrap_or(default)
+        self.value
+            .get(key)
+            .and_then(Value::as_f64)
+            .unwrap_or(default)
     }
 
     fn flag(&self, key: &str) -> bool {
@@ -275,7 +281,8 @@ impl UNetConfig {
             })
             .collect();
         for block in &blocks {
-            if block.channels % groups != 0 || block.channels % block.heads != 0 {
+            let divides = |count| block.channels.is_multiple_of(count);
+            if !divides(groups) || !divides(block.heads) {
                 return Err(input_error(format!(
                     "{}: {} channels do not divide into {groups} groups and {} heads",
                     json.file, block.channels, block.heads
@@ -300,10 +307,13 @@ impl UNetConfig {
             out_channels: json.size("out_channels")?,
             middle_depth: depths[count - 1],
             blocks,
-            layers_per_block: json.sane("layers_per_block", match json.value.get("layers_per_block") {
-                None => Some(2),
-                Some(number) => number.as_u64(),
-            })?,
+            layers_per_block: json.sane(
+                "layers_per_block",
+                match json.value.get("layers_per_block") {
+                    None => Some(2),
+                    Some(number) => number.as_u64(),
+                },
+            )?,
             context: json.size("cross_attention_dim")?,
             linear_projection: json.flag("use_linear_projection"),
             groups,
@@ -350,7 +360,10 @@ impl ClipConfig {
     /// # Errors
     /// A key that is missing, an activation that is not supported.
     pub(super) fn from_json(json: &Json<'_>, projected: bool) -> Result<Self> {
-        let part = json.value.get("text_config").filter(|part| part.is_object());
+        let part = json
+            .value
+            .get("text_config")
+            .filter(|part| part.is_object());
         let text = Json {
             value: part.unwrap_or(json.value),
             file: json.file,
@@ -380,7 +393,7 @@ impl ClipConfig {
                 false => None,
             },
         };
-        if config.width % config.heads != 0 || config.layers > 256 {
+        if !config.width.is_multiple_of(config.heads) || config.layers > 256 {
             return Err(input_error(format!(
                 "{}: {} features in {} layers do not divide into {} heads",
                 json.file, config.width, config.layers, config.heads
@@ -413,7 +426,7 @@ impl VaeConfig {
             groups: json.size_or("norm_num_groups", 32)?,
             scaling_factor: json.number_or("scaling_factor", 0.18215),
         };
-        let divides = |channels: &usize| channels % config.groups == 0;
+        let divides = |channels: &usize| channels.is_multiple_of(config.groups);
         if config.layers_per_block > 16 || !config.blocks.iter().all(divides) {
             return Err(input_error(format!(
                 "{}: channels {:?} do not divide into {} groups",

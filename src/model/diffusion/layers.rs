@@ -1,7 +1,7 @@
 //! Frozen layers with the adapters beside them.
 
 use anyhow::{Context, Result};
-use candle_core::{Device, DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::adapters::Terms;
 use super::modules::Adaptable;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::config::{Addition, ClipConfig, Kind, UNetBlock, UNetConfig, VaeConfig};
+use super::config::{Addition, ClipConfig, Kind, TIME_IDS, UNetBlock, UNetConfig, VaeConfig};
 use super::names;
 use crate::error::input_error;
 use crate::model::source::Stored;
@@ -86,7 +86,10 @@ impl<'a> Part<'a> {
         (0..)
             .take_while(|&index| {
                 let name = name(index);
-                self.tensors.range(&*name..).next().is_some_and(|(found, _)| found.starts_with(&name))
+                self.tensors
+                    .range(&*name..)
+                    .next()
+                    .is_some_and(|(found, _)| found.starts_with(&name))
             })
             .count()
     }
@@ -97,7 +100,7 @@ impl<'a> Part<'a> {
 pub(super) fn read(file: &str, all: BTreeMap<String, Stored>) -> Result<Checkpoint> {
     let unet = Part::of(file, &all, UNET);
     let kind = kind(file, &all)?;
-    let unet_config = unet_config(&unet, kind)?;
+    let mut unet_config = unet_config(&unet, kind)?;
     unet_config.check(file)?;
     let vae = Part::of(file, &all, VAE);
     let vae_config = vae_config(&vae, kind)?;
@@ -126,6 +129,10 @@ pub(super) fn read(file: &str, all: BTreeMap<String, Stored>) -> Result<Checkpoi
             open_clip(&part(SDXL_TEXT_2), "text_encoder_2.", true, &mut tensors)?,
         ],
     };
+    let pooled = text.last().and_then(|config| config.projection);
+    if let (Some(addition), Some(pooled)) = (&mut unet_config.addition, pooled) {
+        addition.time_features = addition.inputs.saturating_sub(pooled) / TIME_IDS;
+    }
     Ok(Checkpoint {
         kind,
         unet: unet_config,
@@ -171,7 +178,7 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
     let inputs = part.count(|i| format!("input_blocks.{i}."));
     let first_down = (1..inputs).find(|i| part.has(&format!("input_blocks.{i}.0.op.weight")));
     let layers_per_block = first_down.map_or(inputs.saturating_sub(1), |index| index - 1);
-    if layers_per_block == 0 || inputs % (layers_per_block + 1) != 0 {
+    if layers_per_block == 0 || !inputs.is_multiple_of(layers_per_block + 1) {
         return Err(input_error(format!(
             "{}: {inputs} input blocks are no UNet that is known",
             part.file
@@ -207,20 +214,29 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
     let config = UNetConfig {
         in_channels,
         out_channels,
-        groups: groups(&blocks.iter().map(|block| block.channels).collect::<Vec<_>>()),
+        groups: groups(
+            &blocks
+                .iter()
+                .map(|block| block.channels)
+                .collect::<Vec<_>>(),
+        ),
         blocks,
         layers_per_block,
         middle_depth: depth("middle_block"),
         context,
         linear_projection: projection.is_some_and(|stored| stored.shape.len() == 2),
         eps: 1e-5,
-        // 256 features for each of the six numbers; the rest is the pooled text's.
+        // How many are the pooled text's is known with the text encoder.
         addition: addition.map(|inputs| Addition {
-            time_features: 256.min(inputs / 12),
+            time_features: inputs / TIME_IDS,
             inputs,
         }),
     };
-    match config.blocks.iter().all(|block| block.channels % block.heads == 0) {
+    match config
+        .blocks
+        .iter()
+        .all(|block| block.channels.is_multiple_of(block.heads))
+    {
         true => Ok(config),
         false => Err(input_error(format!(
             "{}: channels {:?} do not divide into heads",
@@ -233,7 +249,11 @@ fn unet_config(part: &Part<'_>, kind: Kind) -> Result<UNetConfig> {
 fn groups(channels: &[usize]) -> usize {
     [32, 16, 8, 4, 2, 1]
         .into_iter()
-        .find(|groups| channels.iter().all(|channels| channels % groups == 0))
+        .find(|groups| {
+            channels
+                .iter()
+                .all(|channels| channels.is_multiple_of(*groups))
+        })
         .unwrap_or(1)
 }
 
@@ -241,7 +261,8 @@ fn vae_config(part: &Part<'_>, kind: Kind) -> Result<VaeConfig> {
     let count = part.count(|i| format!("encoder.down.{i}.block."));
     let mut blocks = Vec::new();
     for block in 0..count {
-        let [channels, ..] = part.shape::<4>(&format!("encoder.down.{block}.block.0.conv2.weight"))?;
+        let [channels, ..] =
+            part.shape::<4>(&format!("encoder.down.{block}.block.0.conv2.weight"))?;
         blocks.push(channels);
     }
     if blocks.is_empty() {
@@ -354,7 +375,7 @@ fn open_clip(
 /// A third of the rows of a fused tensor.
 fn third(file: &str, name: &str, stored: &Stored, index: usize) -> Result<Stored> {
     let rows = stored.shape.first().copied().unwrap_or(0);
-    if rows == 0 || rows % 3 != 0 {
+    if rows == 0 || !rows.is_multiple_of(3) {
         return Err(input_error(format!(
             "{file}: the tensor {name} of shape {:?} is no query, key and value",
             stored.shape

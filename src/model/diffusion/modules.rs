@@ -57,8 +57,10 @@ impl Module {
     }
 
     /// Numbers in its tensors.
+    #[cfg(test)]
     pub fn parameters(&self) -> u64 {
-        let count = |(_, shape): (String, Vec<usize>)| shape.iter().map(|&n| n as u64).product::<u64>();
+        let count =
+            |(_, shape): (String, Vec<usize>)| shape.iter().map(|&n| n as u64).product::<u64>();
         self.tensors().into_iter().map(count).sum()
     }
 

@@ -22,7 +22,11 @@ pub(super) fn unet(name: &str, layers_per_block: usize) -> Option<String> {
     if let Some(rest) = name.strip_prefix("middle_block.") {
         let (part, rest) = numbered(rest)?;
         return match part {
-            0 | 2 => Some(format!("mid_block.resnets.{}.{}", part / 2, residual(rest)?)),
+            0 | 2 => Some(format!(
+                "mid_block.resnets.{}.{}",
+                part / 2,
+                residual(rest)?
+            )),
             1 => Some(format!("mid_block.attentions.0.{rest}")),
             _ => None,
         };
@@ -176,21 +180,39 @@ mod tests {
                 "input_blocks.4.0.emb_layers.1.bias",
                 "down_blocks.1.resnets.0.time_emb_proj.bias",
             ),
-            ("input_blocks.3.0.op.weight", "down_blocks.0.downsamplers.0.conv.weight"),
+            (
+                "input_blocks.3.0.op.weight",
+                "down_blocks.0.downsamplers.0.conv.weight",
+            ),
             (
                 "input_blocks.8.1.transformer_blocks.0.norm3.weight",
                 "down_blocks.2.attentions.1.transformer_blocks.0.norm3.weight",
             ),
-            ("middle_block.2.out_layers.0.bias", "mid_block.resnets.1.norm2.bias"),
-            ("output_blocks.2.1.conv.weight", "up_blocks.0.upsamplers.0.conv.weight"),
-            ("output_blocks.5.2.conv.weight", "up_blocks.1.upsamplers.0.conv.weight"),
-            ("output_blocks.11.1.proj_in.weight", "up_blocks.3.attentions.2.proj_in.weight"),
+            (
+                "middle_block.2.out_layers.0.bias",
+                "mid_block.resnets.1.norm2.bias",
+            ),
+            (
+                "output_blocks.2.1.conv.weight",
+                "up_blocks.0.upsamplers.0.conv.weight",
+            ),
+            (
+                "output_blocks.5.2.conv.weight",
+                "up_blocks.1.upsamplers.0.conv.weight",
+            ),
+            (
+                "output_blocks.11.1.proj_in.weight",
+                "up_blocks.3.attentions.2.proj_in.weight",
+            ),
             ("out.2.bias", "conv_out.bias"),
         ] {
             assert_eq!(unet(original, 2).unwrap(), ours);
         }
         for (original, ours) in [
-            ("encoder.down.3.block.1.conv2.bias", "encoder.down_blocks.3.resnets.1.conv2.bias"),
+            (
+                "encoder.down.3.block.1.conv2.bias",
+                "encoder.down_blocks.3.resnets.1.conv2.bias",
+            ),
             (
                 "encoder.down.0.downsample.conv.weight",
                 "encoder.down_blocks.0.downsamplers.0.conv.weight",
@@ -203,13 +225,24 @@ mod tests {
                 "decoder.up.0.block.0.nin_shortcut.weight",
                 "decoder.up_blocks.3.resnets.0.conv_shortcut.weight",
             ),
-            ("decoder.mid.attn_1.q.weight", "decoder.mid_block.attentions.0.to_q.weight"),
+            (
+                "decoder.mid.attn_1.q.weight",
+                "decoder.mid_block.attentions.0.to_q.weight",
+            ),
             ("post_quant_conv.bias", "post_quant_conv.bias"),
         ] {
             assert_eq!(vae(original, 4).unwrap(), ours);
         }
-        for strange in ["input_blocks.1", "loss.logvar", "encoder.up.x.block", "decoder.up.9.block.0.conv1.weight"] {
-            assert!(unet(strange, 2).is_none() && vae(strange, 4).is_none(), "{strange}");
+        for strange in [
+            "input_blocks.1",
+            "loss.logvar",
+            "encoder.up.x.block",
+            "decoder.up.9.block.0.conv1.weight",
+        ] {
+            assert!(
+                unet(strange, 2).is_none() && vae(strange, 4).is_none(),
+                "{strange}"
+            );
         }
     }
 }

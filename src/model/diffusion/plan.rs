@@ -154,7 +154,12 @@ pub(super) fn modules(config: &UNetConfig) -> Vec<Module> {
         linear("time_embedding.linear_2", time, time, true),
     ];
     if let Some(addition) = config.addition {
-        all.push(linear("add_embedding.linear_1", addition.inputs, time, true));
+        all.push(linear(
+            "add_embedding.linear_1",
+            addition.inputs,
+            time,
+            true,
+        ));
         all.push(linear("add_embedding.linear_2", time, time, true));
     }
     for step in steps(config) {
@@ -192,7 +197,10 @@ pub(super) fn step_modules(config: &UNetConfig, step: &Step) -> Vec<Module> {
             all
         }
         StepKind::Project { channels } => {
-            vec![norm(&name("norm"), channels), projection("proj_in", channels)]
+            vec![
+                norm(&name("norm"), channels),
+                projection("proj_in", channels),
+            ]
         }
         StepKind::Unproject { channels } => vec![projection("proj_out", channels)],
         StepKind::Transform { channels, .. } => {
@@ -248,12 +256,7 @@ mod tests {
         UNetConfig {
             in_channels: 4,
             out_channels: 4,
-            blocks: vec![
-                block(320, 1),
-                block(640, 1),
-                block(1280, 1),
-                block(1280, 0),
-            ],
+            blocks: vec![block(320, 1), block(640, 1), block(1280, 1), block(1280, 0)],
             layers_per_block: 2,
             middle_depth: 1,
             context: 768,
@@ -267,9 +270,8 @@ mod tests {
     /// The published UNets' sizes.
     #[test]
     fn the_plans_of_sd15_and_sdxl_have_their_parameters() {
-        let count = |config: &UNetConfig| -> u64 {
-            modules(config).iter().map(Module::parameters).sum()
-        };
+        let count =
+            |config: &UNetConfig| -> u64 { modules(config).iter().map(Module::parameters).sum() };
         assert_eq!(count(&sd15()), 859_520_964);
         let block = |channels, depth, heads| UNetBlock {
             channels,

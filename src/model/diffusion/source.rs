@@ -68,7 +68,7 @@ enum Vocabulary {
 }
 
 /// The files of a base in diffusers' layout, wherever they come from.
-pub(in crate::model) struct Parts<'a> {
+pub struct Parts<'a> {
     pub name: String,
     pub format: &'static str,
     /// `scheduler_config.json`.
@@ -79,7 +79,8 @@ pub(in crate::model) struct Parts<'a> {
     pub vocabulary: (&'static str, &'static str),
 }
 
-pub(in crate::model) struct Component<'a> {
+/// One part of a base: its `config.json` and its safetensors files with their names.
+pub struct Component<'a> {
     pub name: &'a str,
     pub config: &'a str,
     pub weights: Vec<(Bytes, String)>,
@@ -135,7 +136,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub(in crate::model) fn from_parts(parts: Parts<'_>) -> Result<Self> {
+    pub fn from_parts(parts: Parts<'_>) -> Result<Self> {
         let vocabulary = Vocabulary::Texts(parts.vocabulary.0, parts.vocabulary.1);
         assemble(
             parts.name,
@@ -192,6 +193,29 @@ impl Source {
         }
     }
 
+    /// A hash of the names and numbers of a part's tensors (`unet`, `vae` or `text_encoder`, which
+    /// means both of SDXL's): the same for the same weights in another file.
+    pub fn fingerprint(&self, part: &str) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        let of_part = |name: &str| match part {
+            "text_encoder" => name.starts_with("text_encoder"),
+            _ => name.split('.').next() == Some(part),
+        };
+        for (name, _) in self.expected().iter().filter(|(name, _)| of_part(name)) {
+            let stored = &self.tensors.stored[name];
+            let whole: &[u8] = (*stored.bytes).as_ref();
+            let numbers: usize = stored.shape.iter().product();
+            let bytes = numbers * stored.encoding.type_size();
+            hasher.update(name.as_bytes());
+            hasher.update(format!("{:?}", stored.encoding).as_bytes());
+            let bytes = &whole[stored.start..stored.start + bytes];
+            hasher.update_rayon(bytes);
+            let start = bytes.as_ptr() as usize;
+            self.tensors.forget(start..start + bytes.len());
+        }
+        hasher.finalize()
+    }
+
     pub(super) fn tensors(&self) -> &Tensors {
         &self.tensors
     }
@@ -208,7 +232,11 @@ impl Source {
         };
         add("unet", plan::modules(&description.unet));
         add("vae", vae::modules(&description.vae));
-        for (config, component) in description.text.iter().zip(["text_encoder", "text_encoder_2"]) {
+        for (config, component) in description
+            .text
+            .iter()
+            .zip(["text_encoder", "text_encoder_2"])
+        {
             add(component, clip::modules(config));
         }
         all
@@ -445,7 +473,10 @@ fn open_checkpoint(path: &Path) -> Result<Source> {
             // The two kinds of SD2 have the same tensors.
             let plain = file.contains("base") || file.contains("512");
             let (prediction, words) = match plain {
-                true => (Prediction::Epsilon, "noise, as its name says 'base' or '512'"),
+                true => (
+                    Prediction::Epsilon,
+                    "noise, as its name says 'base' or '512'",
+                ),
                 false => (Prediction::V, "velocity, as SD 2 for 768 pixels does"),
             };
             notes.push(format!(
@@ -495,7 +526,12 @@ impl ClipText {
         let mut own = BTreeMap::new();
         for name in weight_files(folder, "model")? {
             let path = folder.join(name);
-            read_safetensors(map(&path)?, &path.display().to_string(), is_parameter, &mut own)?;
+            read_safetensors(
+                map(&path)?,
+                &path.display().to_string(),
+                is_parameter,
+                &mut own,
+            )?;
         }
         let projected = own.contains_key("text_projection.weight");
         let json = Json {
@@ -503,7 +539,9 @@ impl ClipText {
             file: &file,
         };
         let config = ClipConfig::from_json(&json, projected)?;
-        let text = own.into_iter().filter(|(name, _)| !name.starts_with("vision"));
+        let text = own
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with("vision"));
         let component = TEXT_ENCODERS[0];
         let tensors = Tensors {
             name: folder.display().to_string(),
@@ -512,9 +550,15 @@ impl ClipText {
                 .collect(),
             mapped: Vec::new(),
         };
-        let expected = clip::modules(&config).into_iter().flat_map(|module| module.tensors());
+        let expected = clip::modules(&config)
+            .into_iter()
+            .flat_map(|module| module.tensors());
         let expected = expected.map(|(name, shape)| (format!("{component}{name}"), shape));
         tensors.check(&expected.collect::<Vec<_>>())?;
         ClipText::read(&tensors, config, component, device, DType::F32)
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -46,12 +46,7 @@ pub fn match_image_targets(
     train_text_encoder: bool,
 ) -> Result<Vec<ImageTarget>> {
     let unet = targets(UNET, plan::modules(&base.unet));
-    let mut text = Vec::new();
-    for (config, component) in base.text.iter().zip(TEXT_ENCODERS) {
-        let mut modules = clip::modules(config);
-        modules.retain(|module| module.name != "text_projection");
-        text.extend(targets(component, modules));
-    }
+    let text = text_targets(base);
     if !all_linear {
         for name in names {
             let mut known = unet.iter().chain(&text);
@@ -83,6 +78,23 @@ pub fn match_image_targets(
         )),
         false => Ok(chosen),
     }
+}
+
+/// All modules that an adapter can have, in the base's order.
+pub fn adaptable_modules(base: &Description) -> Vec<ImageTarget> {
+    let mut all = targets(UNET, plan::modules(&base.unet));
+    all.extend(text_targets(base));
+    all
+}
+
+fn text_targets(base: &Description) -> Vec<ImageTarget> {
+    let mut all = Vec::new();
+    for (config, component) in base.text.iter().zip(TEXT_ENCODERS) {
+        let mut modules = clip::modules(config);
+        modules.retain(|module| module.name != "text_projection");
+        all.extend(targets(component, modules));
+    }
+    all
 }
 
 fn targets(component: &str, modules: Vec<Module>) -> Vec<ImageTarget> {
@@ -131,7 +143,9 @@ fn unknown(name: &str) -> anyhow::Error {
         .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(likeness, _)| *likeness > 0.5)
-        .map_or(String::new(), |(_, known)| format!(" (did you mean '{known}'?)"));
+        .map_or(String::new(), |(_, known)| {
+            format!(" (did you mean '{known}'?)")
+        });
     input_error(format!(
         "target_modules: '{name}' fits no module of the base{near}; there are {}, also with the \
          path before them, such as attn2.to_k",

@@ -53,6 +53,15 @@ impl Tensors {
         }
     }
 
+    /// Lets go of all mapped pages: what is read again comes from the system's cache.
+    pub fn release(mapped: &[Arc<Mapped>]) {
+        for mapped in mapped {
+            let bytes: &[u8] = (**mapped).as_ref();
+            let start = bytes.as_ptr() as usize;
+            mapped.forget(start..start + bytes.len());
+        }
+    }
+
     /// # Errors
     /// A tensor is missing or of another shape. A linear may be stored as a convolution of 1x1, and
     /// the other way round.
@@ -80,7 +89,13 @@ impl Tensors {
         })
     }
 
-    fn weight(&self, name: &str, stored: &Stored, rows: usize, columns: usize) -> Result<HostWeight> {
+    fn weight(
+        &self,
+        name: &str,
+        stored: &Stored,
+        rows: usize,
+        columns: usize,
+    ) -> Result<HostWeight> {
         let bytes = stored.bytes.clone();
         HostWeight::new(bytes, stored.start, stored.encoding, rows, columns)
             .map_err(|e| input_error(format!("{}: tensor {name}: {e}", self.name)))

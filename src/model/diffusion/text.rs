@@ -159,7 +159,13 @@ impl TextEncoders {
             let sequences: Vec<Vec<u32>> = captions
                 .iter()
                 .flatten()
-                .map(|chunk| if zeros { padded_with_zeros(chunk) } else { chunk.clone() })
+                .map(|chunk| {
+                    if zeros {
+                        padded_with_zeros(chunk)
+                    } else {
+                        chunk.clone()
+                    }
+                })
                 .collect();
             let (states, last) = encoder.states(pass, &sequences, skip)?;
             let states = match sdxl {

@@ -122,7 +122,8 @@ impl ClipTokenizer {
         let merged = merges.iter().map(|merge| merge.replace(' ', ""));
         let tokens = letters.iter().cloned().chain(ends).chain(merged);
         let tokens = tokens.chain([BEGIN.to_owned(), END.to_owned()]);
-        let ids: BTreeMap<String, usize> = tokens.enumerate().map(|(id, token)| (token, id)).collect();
+        let ids: BTreeMap<String, usize> =
+            tokens.enumerate().map(|(id, token)| (token, id)).collect();
         Self::from_json(&description(&json!(ids), &merges), file)
     }
 }
@@ -140,7 +141,10 @@ fn byte_letters() -> Vec<char> {
 /// `tokenizer.json` of CLIP's tokenizer, as transformers converts it
 /// (`convert_slow_tokenizer.CLIPConverter`).
 fn description(vocabulary: &Value, merges: &[&str]) -> String {
-    let merges: Vec<Vec<&str>> = merges.iter().map(|merge| merge.splitn(2, ' ').collect()).collect();
+    let merges: Vec<Vec<&str>> = merges
+        .iter()
+        .map(|merge| merge.splitn(2, ' ').collect())
+        .collect();
     let special = |token: &str| {
         json!({
             "id": vocabulary.get(token), "content": token, "single_word": false, "lstrip": false,
@@ -148,7 +152,9 @@ fn description(vocabulary: &Value, merges: &[&str]) -> String {
         })
     };
     let pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-    let known = [BEGIN, END].into_iter().filter(|token| vocabulary.get(*token).is_some());
+    let known = [BEGIN, END]
+        .into_iter()
+        .filter(|token| vocabulary.get(*token).is_some());
     json!({
         "version": "1.0",
         "truncation": null,
@@ -267,8 +273,8 @@ fn places(checkpoint: &Path) -> Vec<PathBuf> {
         }
         if Some(folder) == absolute.parent() {
             // Not a tokenizer.json there: it may be any model's.
-            let own = |name: &&str| folder.join(name).exists();
-            if OPENAI.iter().any(|name| own(&name)) || (own(&"vocab.json") && own(&"merges.txt")) {
+            let own = |name: &str| folder.join(name).exists();
+            if OPENAI.iter().any(|name| own(name)) || (own("vocab.json") && own("merges.txt")) {
                 places.push(folder.to_owned());
             }
         }

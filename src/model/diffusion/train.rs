@@ -87,10 +87,11 @@ impl UNet {
             } => encoders.encode_dropped(captions, *clip_skip, &adapters, dropout)?,
         };
         let trained = matches!(text, Text::Trained { .. })
-            && set
-                .pairs
-                .iter()
-                .any(|pair| TEXT_ENCODERS.iter().any(|name| pair.module.starts_with(name)));
+            && set.pairs.iter().any(|pair| {
+                TEXT_ENCODERS
+                    .iter()
+                    .any(|name| pair.module.starts_with(name))
+            });
         self.check(input, &condition)?;
         let terms = Terms::of(&self.adaptable, &adapters, dropout)?;
         let backward = Backward {
@@ -102,16 +103,23 @@ impl UNet {
             trained,
         };
         let (loss, d_text) = backward.run(&condition, recompute, loss, &mut found)?;
-        if let (true, Text::Trained { encoders, captions, clip_skip }) = (trained, text) {
+        if let (
+            true,
+            Text::Trained {
+                encoders,
+                captions,
+                clip_skip,
+            },
+        ) = (trained, text)
+        {
             let wanted: Vec<&Tensor> = set
                 .pairs
                 .iter()
                 .filter(|pair| !pair.module.starts_with(super::adapters::UNET))
                 .flat_map(|pair| pair.parts().map(|(_, var)| var.as_tensor()))
                 .collect();
-            let mut gradients = encoders.gradients(
-                captions, clip_skip, &adapters, dropout, &wanted, d_text,
-            )?;
+            let mut gradients =
+                encoders.gradients(captions, clip_skip, &adapters, dropout, &wanted, d_text)?;
             for (index, parameter) in parameters.iter().enumerate() {
                 if let Some(gradient) = gradients.take(parameter.var) {
                     found.add(index, gradient)?;
@@ -315,7 +323,8 @@ impl<'a> Backward<'a> {
                     let tape = start(index, &kept.input, of_stack);
                     let taken = kept.taken.as_ref();
                     let (pass, layers) = (self.pass(&tape), &steps[index].1);
-                    let (output, _) = layers.forward(pass, &kept.input, taken, kept.grid, &shared)?;
+                    let (output, _) =
+                        layers.forward(pass, &kept.input, taken, kept.grid, &shared)?;
                     (tape, output)
                 }
             };

@@ -49,9 +49,9 @@ pub(super) enum Layers {
     Convolution(Convolution),
     /// A convolution behind doubling the size.
     Up(Convolution),
-    Residual(ResidualBlock),
+    Residual(Box<ResidualBlock>),
     Project(GroupNorm, Linear),
-    Transform(TransformerBlock),
+    Transform(Box<TransformerBlock>),
     Unproject(Linear),
     Out(GroupNorm, Convolution),
 }
@@ -154,7 +154,10 @@ impl UNet {
 
     /// The latents as the first step reads them.
     pub(super) fn input(&self, input: &UNetInput<'_>) -> Result<Tensor> {
-        Ok(input.latents.to_device(&self.device)?.to_dtype(self.dtype)?)
+        Ok(input
+            .latents
+            .to_device(&self.device)?
+            .to_dtype(self.dtype)?)
     }
 
     pub(super) fn check(&self, input: &UNetInput<'_>, text: &TextCondition) -> Result<()> {
@@ -192,7 +195,9 @@ impl UNet {
         let pooled = text.pooled.as_ref().map(Tensor::dims);
         let ids = input.time_ids.map(<[_]>::len);
         if pooled != Some(&[images, addition.pooled()]) || ids != Some(images) {
-            bail!("SDXL needs the pooled text and time ids of {images} images, not {pooled:?}, {ids:?}");
+            bail!(
+                "SDXL needs the pooled text and time ids of {images} images, not {pooled:?}, {ids:?}"
+            );
         }
         Ok(())
     }
@@ -258,22 +263,16 @@ fn read_step(reader: &Reader<'_>, config: &UNetConfig, step: &Step) -> Result<La
     let three = Kernel::same(3);
     Ok(match step.kind {
         StepKind::In => Layers::Convolution(convolution("conv_in", three)?),
-        StepKind::Down { .. } => Layers::Convolution(convolution(
-            name,
-            Kernel {
-                stride: 2,
-                ..three
-            },
-        )?),
+        StepKind::Down { .. } => {
+            Layers::Convolution(convolution(name, Kernel { stride: 2, ..three })?)
+        }
         StepKind::Up { .. } => Layers::Up(convolution(name, three)?),
-        StepKind::Residual { inputs, outputs } => Layers::Residual(ResidualBlock::read(
-            reader,
-            name,
-            inputs != outputs,
-            config.groups,
-            config.eps,
-            true,
-        )?),
+        StepKind::Residual { inputs, outputs } => {
+            let changes = inputs != outputs;
+            let (groups, eps) = (config.groups, config.eps);
+            let block = ResidualBlock::read(reader, name, changes, groups, eps, true)?;
+            Layers::Residual(Box::new(block))
+        }
         StepKind::Project { .. } => {
             let norm = format!("{name}.norm");
             Layers::Project(
@@ -282,7 +281,8 @@ fn read_step(reader: &Reader<'_>, config: &UNetConfig, step: &Step) -> Result<La
             )
         }
         StepKind::Transform { channels, heads } => {
-            Layers::Transform(TransformerBlock::read(reader, name, channels, heads)?)
+            let block = TransformerBlock::read(reader, name, channels, heads)?;
+            Layers::Transform(Box::new(block))
         }
         StepKind::Unproject { .. } => {
             Layers::Unproject(reader.linear(&format!("{name}.proj_out"))?)

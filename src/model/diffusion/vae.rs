@@ -10,6 +10,8 @@ use super::layers::{Convolution, Linear, Pass, Reader, ResidualBlock};
 use super::modules::{Module, conv, linear, norm};
 use super::plan::residual_modules;
 use super::source::Source;
+use super::tensors::Tensors;
+use crate::model::source::Mapped;
 use crate::ops::{
     Grid, GroupNorm, Heads, Kernel, Sight, Span, Tape, attention, group_norm, select_columns,
     upsample,
@@ -44,13 +46,15 @@ pub struct VaeDecoder {
     device: Device,
     unquantise: Linear,
     layers: Vec<Layer>,
+    /// The base's files.
+    mapped: Vec<Arc<Mapped>>,
 }
 
 enum Layer {
     Convolution(Convolution),
     Up(Convolution),
-    Residual(ResidualBlock),
-    Attention(Attention),
+    Residual(Box<ResidualBlock>),
+    Attention(Box<Attention>),
     Out(GroupNorm, Convolution),
 }
 
@@ -81,7 +85,11 @@ fn parts(config: &VaeConfig, half: &str) -> Vec<Part> {
         false => (blocks[blocks.len() - 1], "up", config.layers_per_block + 1),
     };
     for index in 0..blocks.len() {
-        let outputs = blocks[if down { index } else { blocks.len() - 1 - index }];
+        let outputs = blocks[if down {
+            index
+        } else {
+            blocks.len() - 1 - index
+        }];
         let block = format!("{half}.{way}_blocks.{index}");
         for layer in 0..layers {
             let name = format!("{block}.resnets.{layer}");
@@ -144,7 +152,7 @@ fn layers(reader: &Reader<'_>, config: &VaeConfig, half: &str) -> Result<Vec<Lay
     let last = config.blocks[config.blocks.len() - 1];
     let residual = |name: &str, changes: bool| {
         let block = ResidualBlock::read(reader, name, changes, config.groups, EPS, false)?;
-        Ok::<_, anyhow::Error>(Layer::Residual(block))
+        Ok::<_, anyhow::Error>(Layer::Residual(Box::new(block)))
     };
     let mut sized = Vec::new();
     for part in parts(config, half) {
@@ -157,14 +165,14 @@ fn layers(reader: &Reader<'_>, config: &VaeConfig, half: &str) -> Result<Vec<Lay
     let attention = |part: &str| name(&format!("mid_block.attentions.0.{part}"));
     let middle = [
         residual(&name("mid_block.resnets.0"), false)?,
-        Layer::Attention(Attention {
+        Layer::Attention(Box::new(Attention {
             norm: reader.group_norm(&attention("group_norm"), config.groups, EPS, false)?,
             q: reader.linear(&attention("to_q"))?,
             k: reader.linear(&attention("to_k"))?,
             v: reader.linear(&attention("to_v"))?,
             out: reader.linear(&attention("to_out.0"))?,
             channels: last,
-        }),
+        })),
         residual(&name("mid_block.resnets.1"), false)?,
     ];
     let mut all = vec![Layer::Convolution(
@@ -301,6 +309,7 @@ impl VaeDecoder {
         Ok(VaeDecoder {
             layers: layers(&reader, &config, "decoder")?,
             unquantise: reader.linear("post_quant_conv")?,
+            mapped: source.tensors().mapped.clone(),
             device: device.clone(),
             config,
         })
@@ -311,7 +320,8 @@ impl VaeDecoder {
     }
 
     /// The images of latents `[grid.rows(), channels]` that are no longer scaled for the UNet:
-    /// `[grid.rows() * reduction^2, 3]`, f32, from about -1 to 1. One image at a time is in memory.
+    /// `[grid.rows() * reduction^2, 3]`, f32, from about -1 to 1. One image at a time is in memory, and meanwhile not the pages of the base's
+    /// other parts, so that a training run's peak stays what it is.
     ///
     /// # Errors
     /// Sizes that do not fit; the device fails.
@@ -329,12 +339,15 @@ impl VaeDecoder {
             terms: None,
             images: 1,
         };
+        Tensors::release(&self.mapped);
         let latents = latents.to_device(&self.device)?.to_dtype(DType::F32)?;
         let one = Grid { images: 1, ..grid };
         let mut images = Vec::new();
         for image in 0..grid.images {
             let latents = latents.narrow(0, image * grid.pixels(), grid.pixels())?;
-            let latents = self.unquantise.forward(pass, &latents.contiguous()?, None)?;
+            let latents = self
+                .unquantise
+                .forward(pass, &latents.contiguous()?, None)?;
             images.push(run(&self.layers, pass, latents, one)?.0);
         }
         Ok(Tensor::cat(&images, 0)?)

@@ -268,7 +268,10 @@ fn fused_attention_to_all_keys_is_the_composed_one_for_the_head_sizes_of_image_m
             keys: 2,
             size,
         };
-        let spans = Arc::new(vec![span(0..CHUNK + 9, 0..77), span(CHUNK + 9..90, 77..154)]);
+        let spans = Arc::new(vec![
+            span(0..CHUNK + 9, 0..77),
+            span(CHUNK + 9..90, 77..154),
+        ]);
         let (q, k, v) = (
             numbers(1, &[90, 2 * size]),
             numbers(2, &[154, 2 * size]),

@@ -149,7 +149,9 @@ fn pieces_of_a_large_image_fit_together() {
     tape.want(&x);
     let (y, out) = conv2d(&tape, &x, grid, &conv, &[], None).unwrap();
     let bias = conv.bias.as_ref().unwrap().reshape((1, 2, 1, 1)).unwrap();
-    let plain = channels_first(&x, grid).conv2d(&weight, 1, 1, 1, 1).unwrap();
+    let plain = channels_first(&x, grid)
+        .conv2d(&weight, 1, 1, 1, 1)
+        .unwrap();
     let expected = plain.broadcast_add(&bias).unwrap();
     let apart = (channels_first(&y, out) - expected).unwrap().abs().unwrap();
     assert!(to_vec(&apart).unwrap().iter().all(|x| *x < 1e-2));

@@ -40,7 +40,7 @@ impl Shape {
 /// The adapters with A in the order of patches, and what each reads.
 fn pairs(shape: Shape, terms: &[LoraTerm], x: &Tensor) -> Result<Vec<(Pair, Tensor)>> {
     let pair = |term: &LoraTerm| {
-        let a = shape.to_patches(&term.a.detach())?;
+        let a = shape.into_patches(&term.a.detach())?;
         Ok((Pair::new(term, &a, x.dtype())?, dropped(x, term.dropout)?))
     };
     terms.iter().map(pair).collect()
@@ -131,7 +131,7 @@ pub fn backward_of(
         }
     }
     for (term, (d_a, d_b)) in terms.iter().zip(places) {
-        gradients.add(term.a.id(), shape.from_patches(&d_a)?)?;
+        gradients.add(term.a.id(), shape.out_of_patches(&d_a)?)?;
         gradients.add(term.b.id(), d_b)?;
     }
     Ok(input_wanted.then_some(dx))

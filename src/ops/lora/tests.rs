@@ -67,7 +67,11 @@ fn a_bias_is_added_and_gradients_pass_it() {
     let with = run(&Tape::off(), &inputs, Some(&bias)).unwrap();
     let without = run(&Tape::off(), &inputs, None).unwrap();
     let expected = without.broadcast_add(&bias).unwrap();
-    for (a, b) in to_vec(&with).unwrap().iter().zip(to_vec(&expected).unwrap()) {
+    for (a, b) in to_vec(&with)
+        .unwrap()
+        .iter()
+        .zip(to_vec(&expected).unwrap())
+    {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
 }
