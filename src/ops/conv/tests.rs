@@ -1,4 +1,4 @@
-//! Convolutions against finite differences, candle's own and the device's form.
+//! Convolutions against finite differences and candle's own.
 
 use super::super::dropout::Dropout;
 use super::super::finite_differences::{check, numbers};
