@@ -63,7 +63,14 @@ fn main() {
 }
 
 fn modules(sources: &Path) -> Vec<Module> {
-    let plain = ["attention_plain", "dequantize", "images", "loss", "norm", "pointwise"];
+    let plain = [
+        "attention_plain",
+        "dequantize",
+        "images",
+        "loss",
+        "norm",
+        "pointwise",
+    ];
     let mut modules: Vec<Module> = plain
         .iter()
         .map(|name| Module {
@@ -93,7 +100,9 @@ fn nvcc() -> PathBuf {
     if let Some(nvcc) = env::var_os("NVCC") {
         return nvcc.into();
     }
-    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os);
     homes
         .map(|home| Path::new(&home).join("bin/nvcc"))
         .find(|nvcc| nvcc.is_file())

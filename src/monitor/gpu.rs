@@ -158,9 +158,14 @@ mod tests {
             monitor(vec![], None).read("cpu", None),
             GpuStatus::NoNvml { .. }
         ));
-        assert_eq!(monitor(vec![vec![]], None).read("", None), GpuStatus::NoDevice);
+        assert_eq!(
+            monitor(vec![vec![]], None).read("", None),
+            GpuStatus::NoDevice
+        );
         let mut none = GpuMonitor::new(Err("no library".into()), None);
-        assert!(matches!(none.read("cpu", None), GpuStatus::NoNvml { reason } if reason == "no library"));
+        assert!(
+            matches!(none.read("cpu", None), GpuStatus::NoNvml { reason } if reason == "no library")
+        );
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::matrix::{Matrix, Target, Write, product};
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::cuda;
 use super::tensors::with_floats;
 use super::wide::{dot, exp, exp_in_place, largest, wide};
 

@@ -320,7 +320,7 @@ impl Shape {
     fn pairs(self, terms: &[LoraTerm]) -> Result<Vec<Pair>> {
         let pair = |term: &LoraTerm| {
             let mut term = term.clone();
-            term.a = self.ininto_patches(&term.a.detach())?;
+            term.a = self.into_patches(&term.a.detach())?;
             Pair::of(&term)
         };
         terms.iter().map(pair).collect()

@@ -47,8 +47,8 @@ pub use columns::select_columns;
 pub use conv::{FrozenConv, Grid, Kernel, conv2d};
 #[cfg(test)]
 pub(crate) use cuda::emulated::emulated;
-pub use cuda::{device_product_rate, memory_in_use, optimizer, prepare};
 pub(crate) use cuda::emulating;
+pub use cuda::{device_product_rate, memory_in_use, optimizer, prepare};
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;

@@ -8,8 +8,8 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cuda::weight::{BlockWeight, stays_in_blocks};
 use super::cuda;
+use super::cuda::weight::{BlockWeight, stays_in_blocks};
 use super::decode::{alignment, cast, decode};
 use super::encode::encode;
 use super::matrix::{Matrix, Target, Write, product};

@@ -353,7 +353,10 @@ fn a_pass_through_a_gpus_kernels_gives_the_cpus_loss_and_gradients() {
         (DType::BF16, true, 3e-2),
     ] {
         let (got, got_gradients) = emulated(|| trained(dtype, recompute));
-        assert!((got - loss).abs() < tolerance * loss, "{dtype:?}: {got} {loss}");
+        assert!(
+            (got - loss).abs() < tolerance * loss,
+            "{dtype:?}: {got} {loss}"
+        );
         for (got, expected) in got_gradients.iter().zip(&gradients) {
             let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
             let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));

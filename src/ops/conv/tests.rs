@@ -1,5 +1,7 @@
 //! Convolutions against finite differences and candle's own.
 
+use candle_core::DType;
+
 use super::super::dropout::Dropout;
 use super::super::finite_differences::{check, numbers};
 use super::super::to_vec;

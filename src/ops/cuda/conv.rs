@@ -94,12 +94,19 @@ pub fn backward_of(
         Some(x) => pairs(shape, terms, x)?,
         None => Vec::new(),
     };
-    let places = terms.iter().map(gradient_places).collect::<Result<Vec<_>>>()?;
+    let places = terms
+        .iter()
+        .map(gradient_places)
+        .collect::<Result<Vec<_>>>()?;
     let at_once = (PATCHES / (out_pixels * shape.patch()).max(1)).max(1);
     for first in (0..shape.grid.images).step_by(at_once) {
         let images = at_once.min(shape.grid.images - first);
         let rows = first * out_pixels..(first + images) * out_pixels;
-        let write = if first == 0 { Write::Replace } else { Write::Add };
+        let write = if first == 0 {
+            Write::Replace
+        } else {
+            Write::Add
+        };
         let dy = dy.narrow(0, rows.start, rows.len())?;
         let dx = dx.narrow(0, first * pixels, images * pixels)?;
         let d_patches = match input_wanted {

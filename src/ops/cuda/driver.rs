@@ -94,7 +94,8 @@ pub fn memory_in_use() -> Option<(u64, u64)> {
     let read = |attribute| {
         let mut bytes = 0u64;
         // SAFETY: the pool is the device's own; these attributes are u64.
-        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.ok()?;
+        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }
+            .ok()?;
         Some(bytes)
     };
     Some((
@@ -124,7 +125,11 @@ pub fn device_product_rate(device: &Device) -> Result<f64> {
     const TIMES: usize = 10;
     let stream = cuda_device(device)?.cuda_stream();
     let zeros = |dtype| Tensor::zeros((SIZE, SIZE), dtype, device);
-    let (a, b, c) = (zeros(DType::BF16)?, zeros(DType::BF16)?, zeros(DType::BF16)?);
+    let (a, b, c) = (
+        zeros(DType::BF16)?,
+        zeros(DType::BF16)?,
+        zeros(DType::BF16)?,
+    );
     let call = Call {
         dtype: DType::BF16,
         transpose_a: true,
@@ -138,7 +143,11 @@ pub fn device_product_rate(device: &Device) -> Result<f64> {
         alpha: 1.0,
         beta: 0.0,
     };
-    let wait = || stream.synchronize().map_err(|e| failed("waiting for the device", e));
+    let wait = || {
+        stream
+            .synchronize()
+            .map_err(|e| failed("waiting for the device", e))
+    };
     product(&c, &a, &b, call)?;
     wait()?;
     let clock = Instant::now();
@@ -160,7 +169,8 @@ fn function(device: &CudaDevice, module: &str, kernel: &str, shared: u32) -> Res
     };
     let found = Rc::new(device.get_or_load_custom_func(kernel, module, ptx)?);
     if shared > SHARED_WITHOUT_ASKING {
-        let attribute = cuda::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let attribute =
+            cuda::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         found
             .set_attribute(attribute, shared as i32)
             .map_err(|e| failed(&format!("{shared} bytes of shared memory for {kernel}"), e))?;

@@ -163,7 +163,11 @@ pub(super) fn product(c: &Tensor, a: &Tensor, b: &Tensor, call: Call) {
     let mut out = floats(c, c.dtype());
     // Column-major: element (row, column) of a matrix with leading dimension `ld`.
     let element = |x: &[f32], ld: usize, transposed: bool, row: usize, column: usize| {
-        let (row, column) = if transposed { (column, row) } else { (row, column) };
+        let (row, column) = if transposed {
+            (column, row)
+        } else {
+            (row, column)
+        };
         assert!(row < ld, "a leading dimension too small");
         x[column * ld + row]
     };
@@ -176,7 +180,12 @@ pub(super) fn product(c: &Tensor, a: &Tensor, b: &Tensor, call: Call) {
                 })
                 .sum();
             let at = &mut out[column * call.ldc + row];
-            *at = call.alpha * sum + if call.beta == 0.0 { 0.0 } else { call.beta * *at };
+            *at = call.alpha * sum
+                + if call.beta == 0.0 {
+                    0.0
+                } else {
+                    call.beta * *at
+                };
         }
     }
     let out = Tensor::from_vec(out, c.shape(), &Device::Cpu)
@@ -281,7 +290,11 @@ fn build() -> PathBuf {
     let output = Command::new(&compiler)
         .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-w"])
         // Fibers leave their frames by longjmp; sums keep their order; logits become gradients in place.
-        .args(["-U_FORTIFY_SOURCE", "-ffp-contract=off", "-fno-strict-aliasing"])
+        .args([
+            "-U_FORTIFY_SOURCE",
+            "-ffp-contract=off",
+            "-fno-strict-aliasing",
+        ])
         .arg("-o")
         .arg(&unfinished)
         .arg(sources.join("emulation/all.cpp"))

@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::super::head::tokens_at_once;
 use super::super::weight::FrozenWeight;
-use super::{Argument, Factor, Blocks, common_type, contiguous, int, launch, linear, new_tensor};
+use super::{Argument, Blocks, Factor, common_type, contiguous, int, launch, linear, new_tensor};
 
 /// As [`super::super::cross_entropy`], of targets that were checked.
 pub fn cross_entropy(

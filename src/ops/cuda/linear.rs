@@ -111,12 +111,26 @@ impl Pair {
         let low = self.lower(x)?;
         let left = Factor::new(dy)?;
         let sizes = (outputs, rank, tokens);
-        multiply(d_b, left.transposed(), Factor::new(&low)?, sizes, factor, write)?;
+        multiply(
+            d_b,
+            left.transposed(),
+            Factor::new(&low)?,
+            sizes,
+            factor,
+            write,
+        )?;
         let sizes = (tokens, rank, outputs);
         let right = Factor::new(&self.b)?;
         multiply(&low, left, right, sizes, factor, Write::Replace)?;
         let left = Factor::new(&low)?.transposed();
-        multiply(d_a, left, Factor::new(x)?, (rank, inputs, tokens), 1.0, write)?;
+        multiply(
+            d_a,
+            left,
+            Factor::new(x)?,
+            (rank, inputs, tokens),
+            1.0,
+            write,
+        )?;
         Ok(low)
     }
 

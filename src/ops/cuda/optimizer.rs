@@ -78,7 +78,13 @@ pub fn scale(x: &Tensor, factor: f32) -> Result<()> {
         Argument::Long(count(x.shape())),
         Argument::Float(factor),
     ];
-    launch(x.device(), MODULE, "scale", Blocks::over(x.elem_count()), &arguments)
+    launch(
+        x.device(),
+        MODULE,
+        "scale",
+        Blocks::over(x.elem_count()),
+        &arguments,
+    )
 }
 
 /// The sum of the squares of all numbers, in f64 and in a fixed order; waits for the device.

@@ -174,9 +174,11 @@ fn norms_of_rows() {
 
 #[test]
 fn norms_of_groups() {
-    for (height, width, channels, groups, silu) in
-        [(3, 5, 12, 4, true), (9, 7, 40, 8, false), (1, 1, 6, 2, true)]
-    {
+    for (height, width, channels, groups, silu) in [
+        (3, 5, 12, 4, true),
+        (9, 7, 40, 8, false),
+        (1, 1, 6, 2, true),
+    ] {
         let grid = Grid {
             images: 2,
             height,
@@ -225,11 +227,15 @@ fn rotation_of_whole_and_partial_heads() {
     for (head_dim, pairs) in [(6, 3), (10, 3), (16, 8)] {
         let frequencies: Vec<f32> = (0..pairs).map(|j| 0.7f32.powi(j)).collect();
         let positions = [0, 3, 11, 500];
-        check("rope", &[numbers(1, &[4, 3 * head_dim])], |tape, t, place| {
-            let device = &place.device;
-            let table = RopeTable::new(&positions, &frequencies, 1.2, head_dim, device)?;
-            rope(tape, &t[0], &table)
-        });
+        check(
+            "rope",
+            &[numbers(1, &[4, 3 * head_dim])],
+            |tape, t, place| {
+                let device = &place.device;
+                let table = RopeTable::new(&positions, &frequencies, 1.2, head_dim, device)?;
+                rope(tape, &t[0], &table)
+            },
+        );
     }
 }
 
@@ -258,9 +264,11 @@ fn images_grow_and_get_what_is_added() {
         height: 3,
         width: 5,
     };
-    check("upsample", &[numbers(1, &[grid.rows(), 3])], |tape, t, _| {
-        Ok(upsample(tape, &t[0], grid)?.0)
-    });
+    check(
+        "upsample",
+        &[numbers(1, &[grid.rows(), 3])],
+        |tape, t, _| Ok(upsample(tape, &t[0], grid)?.0),
+    );
     let inputs = [numbers(1, &[grid.rows(), 35]), numbers(2, &[2, 35])];
     check("add_to_images", &inputs, |tape, t, _| {
         add_to_images(tape, &t[0], &t[1], grid)
