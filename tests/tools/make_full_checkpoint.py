@@ -3,7 +3,7 @@
     python tests/tools/make_full_checkpoint.py --output DIR/random-sd15.safetensors [--kind sd1|sdxl] [--dtype f32|f16]
 
 Names and shapes are those of the published checkpoints: the modules are built without numbers (diffusers, transformers), and named by
-the rules of make_image_fixtures.py, which are held against diffusers' own conversion. Numbers are written tensor by tensor, so that no
+the rules of make_diffusion_fixtures.py, which are held against diffusers' own conversion. Numbers are written tensor by tensor, so that no
 more than one is in memory. A tokenizer is put beside it (tokenizer/): letters only, but of the full vocabulary's size.
 """
 
@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from image_models import clip_name, original_unet_name
-from make_image_fixtures import bytes_to_unicode, original_open_clip, original_vae_name
+from make_diffusion_fixtures import bytes_to_unicode, original_open_clip, original_vae_name
 
 
 def modules(kind: str) -> dict:

@@ -15,7 +15,7 @@ fn open(name: &str) -> Source {
 }
 
 /// The folders are what diffusers' own conversion makes of the checkpoints
-/// (`tests/tools/make_image_fixtures.py`).
+/// (`tests/tools/make_diffusion_fixtures.py`).
 #[test]
 fn every_tensor_of_a_checkpoint_is_the_one_that_diffusers_converts_it_to() {
     for kind in ["sd1", "sd2", "sdxl"] {

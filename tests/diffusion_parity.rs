@@ -1,5 +1,5 @@
 //! loradeck's numbers of image bases against those of diffusers, transformers and PEFT
-//! (`tests/tools/make_image_fixtures.py`).
+//! (`tests/tools/make_diffusion_fixtures.py`).
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
