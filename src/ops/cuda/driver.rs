@@ -10,9 +10,9 @@ use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys as blas;
 use candle_core::cuda_backend::cudarc::driver::sys as cuda;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result,
+    CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result,
 };
-use candle_core::cuda_backend::{CudaDevice, CudaFunc, DeviceId};
+use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
 
 use super::launch::{Argument, Blocks};
@@ -22,7 +22,7 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 thread_local! {
     /// Kernels that were looked up, by device and name.
-    static FUNCTIONS: RefCell<HashMap<(DeviceId, String), Rc<CudaFunc>>> = RefCell::default();
+    static FUNCTIONS: RefCell<HashMap<(DeviceId, String), Rc<CudaFunction>>> = RefCell::default();
 }
 
 /// Shared memory that a block may have without asking.
@@ -159,7 +159,12 @@ pub fn device_product_rate(device: &Device) -> Result<f64> {
     Ok(flops / clock.elapsed().as_secs_f64())
 }
 
-fn function(device: &CudaDevice, module: &str, kernel: &str, shared: u32) -> Result<Rc<CudaFunc>> {
+fn function(
+    device: &CudaDevice,
+    module: &str,
+    kernel: &str,
+    shared: u32,
+) -> Result<Rc<CudaFunction>> {
     let key = (device.id(), kernel.to_owned());
     if let Some(known) = FUNCTIONS.with_borrow(|known| known.get(&key).cloned()) {
         return Ok(known);
@@ -167,7 +172,8 @@ fn function(device: &CudaDevice, module: &str, kernel: &str, shared: u32) -> Res
     let Some((_, ptx)) = KERNELS.iter().find(|(name, _)| *name == module) else {
         bail!("no kernels are called {module}");
     };
-    let found = Rc::new(device.get_or_load_custom_func(kernel, module, ptx)?);
+    let found = device.get_or_load_custom_func(kernel, module, ptx)?;
+    let found = Rc::new(found.into_cuda_function());
     if shared > SHARED_WITHOUT_ASKING {
         let attribute =
             cuda::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -225,7 +231,7 @@ pub(super) fn launch(
             other => Ok(other.bits()),
         })
         .collect::<Result<Vec<u64>>>()?;
-    let mut builder = function.builder();
+    let mut builder = stream.launch_builder(&function);
     for value in &values {
         // The driver reads as many bytes as the parameter has, from the first on.
         builder.arg(value);

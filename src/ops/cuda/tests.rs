@@ -18,6 +18,7 @@ use super::super::{
     lora_linear_with_bias, rms_norm, rope, select_rows, swiglu, to_vec, upsample,
 };
 use super::emulated::emulated;
+use super::optimizer::{AdamWScalars, accumulate, adamw, scale, sum_of_squares};
 
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
@@ -544,4 +545,41 @@ fn keys_that_nobody_looks_at_get_no_gradient() {
     for dtype in TYPES {
         check_attention(heads, &rows, CAUSAL, dtype);
     }
+}
+
+#[test]
+fn adamw_gives_the_hosts_bits() {
+    let count = 1000;
+    let [x, gradient, m, v] = [1, 2, 3, 4].map(|seed| numbers(seed, &[count]));
+    let v = v.abs().unwrap();
+    let s = AdamWScalars {
+        coefficient: 0.7,
+        decay: 0.999,
+        step_size: 2e-3,
+        bias_correction2_sqrt: 0.1,
+        one_minus_beta1: (1.0 - 0.9f64) as f32,
+        beta2: 0.999,
+        one_minus_beta2: (1.0 - 0.999f64) as f32,
+        epsilon: 1e-8,
+    };
+    let [x0, g0, m0, v0] = [&x, &gradient, &m, &v].map(|t| to_vec(t).unwrap());
+    let (got, squares) = on_kernels(DType::F32, |place| {
+        let [x, gradient, m, v] = [&x, &gradient, &m, &v].map(|t| place.put(t).copy().unwrap());
+        adamw(&x, &gradient, &m, &v, s).unwrap();
+        let squares = sum_of_squares(&gradient).unwrap();
+        accumulate(&gradient, &m).unwrap();
+        scale(&gradient, 0.3).unwrap();
+        ([x, m, v, gradient].map(|t| to_vec(&t).unwrap()), squares)
+    });
+    for i in 0..count {
+        let g = g0[i] * s.coefficient;
+        let m = m0[i] + (g - m0[i]) * s.one_minus_beta1;
+        let v = v0[i] * s.beta2 + g * g * s.one_minus_beta2;
+        let denominator = v.sqrt() / s.bias_correction2_sqrt + s.epsilon;
+        let x = x0[i] * s.decay - s.step_size * (m / denominator);
+        let all = [got[0][i], got[1][i], got[2][i], got[3][i]];
+        assert_eq!(all, [x, m, v, (g0[i] + m) * 0.3], "{i}");
+    }
+    let expected: f64 = g0.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+    assert!((squares - expected).abs() < 1e-12 * expected);
 }
