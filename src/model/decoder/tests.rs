@@ -361,7 +361,7 @@ fn a_pass_through_a_gpus_kernels_gives_the_cpus_loss_and_gradients() {
             let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
             let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
             let size = norm(&mut expected.iter().copied());
-            let allowed = 3.0 * tolerance as f32 * size;
+            let allowed = 5.0 * tolerance as f32 * size;
             assert!(error <= allowed, "{dtype:?}: {error} of {size}");
         }
     }

@@ -41,7 +41,7 @@ fn close(what: &str, got: &Tensor, expected: &Tensor, dtype: DType) {
     let squares: f64 = expected.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     let size = (squares / expected.len().max(1) as f64).sqrt() as f32;
     for (i, (a, b)) in got.iter().zip(&expected).enumerate() {
-        let allowed = tolerance(dtype) * (b.abs() + size) + 1e-7;
+        let allowed = tolerance(dtype) * (b.abs() + size) + 1e-6;
         assert!(
             (a - b).abs() <= allowed,
             "{what} in {dtype:?}: number {i} is {a}, on the CPU {b}"
