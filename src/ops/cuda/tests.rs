@@ -388,7 +388,7 @@ fn the_loss_and_its_gradient_in_place() {
             .map(|i| (i * 7919 % vocabulary) as u32)
             .collect();
         for dtype in TYPES {
-            if vocabulary > 10_000 && dtype == DType::F16 {
+            if vocabulary > 10_000 && dtype != DType::BF16 {
                 continue;
             }
             let weight = host(3, vocabulary, features, dtype);
