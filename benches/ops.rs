@@ -8,7 +8,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use loradeck::ops::{
-    DoraTerm, FrozenWeight, Heads, HostWeight, LoraTerm, Residual, RopeTable, Span, Tape,
+    DoraTerm, FrozenWeight, Heads, HostWeight, LoraTerm, Residual, RopeTable, Sight, Span, Tape,
     adapted_row_norms, add_bias, attention, cross_entropy, embedding, lora_linear, rms_norm, rope,
     select_columns, select_rows, swiglu,
 };
@@ -166,6 +166,7 @@ fn attentions(criterion: &mut Criterion) {
             queries: start..start + row,
             keys: start..start + row,
         };
+        let sight = Sight::Causal { window };
         let spans = Arc::new((0..TOKENS).step_by(row).map(span).collect::<Vec<_>>());
         let inputs = [
             numbers(1, TOKENS, HEADS.queries * HEADS.size),
@@ -173,7 +174,7 @@ fn attentions(criterion: &mut Criterion) {
             numbers(3, TOKENS, HEADS.keys * HEADS.size),
         ];
         both(criterion, name, &inputs, |tape, t| {
-            attention(tape, &t[0], &t[1], &t[2], &spans, HEADS, window)
+            attention(tape, &t[0], &t[1], &t[2], &spans, HEADS, sight)
         });
     }
 }

@@ -9,7 +9,7 @@ use super::cache::LayerCache;
 use super::config::DecoderConfig;
 use super::source::Source;
 use crate::ops::{
-    FrozenWeight, Heads, LoraTerm, Residual, RopeTable, Span, Tape, add_bias, attention,
+    FrozenWeight, Heads, LoraTerm, Residual, RopeTable, Sight, Span, Tape, add_bias, attention,
     lora_linear, rms_norm, rope, select_columns, swiglu,
 };
 
@@ -140,7 +140,10 @@ impl Block {
             Some(cache) => cache.append(&k, &v)?,
             None => (k, v),
         };
-        let attended = attention(tape, &q, &k, &v, &pass.spans, pass.heads, self.window)?;
+        let sight = Sight::Causal {
+            window: self.window,
+        };
+        let attended = attention(tape, &q, &k, &v, &pass.spans, pass.heads, sight)?;
         let x = linear(&attended, Residual::Add(x))?;
         let normed = rms_norm(tape, &x, &self.post_attention_norm, pass.eps)?;
         let first = linear(&normed, Residual::None)?;

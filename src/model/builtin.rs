@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::config::DecoderConfig;
-use super::source::{Source, TokenizerFiles, read_safetensors};
+use super::source::{Source, TokenizerFiles, is_parameter, read_safetensors};
 use super::tokenizer::{Parts, Tokenizer};
 use crate::error::input_error;
 
@@ -28,7 +28,7 @@ pub(super) fn open(name: &str) -> Result<Source> {
     }
     let mut tensors = BTreeMap::new();
     let name = format!("builtin:{TINY_LLAMA}");
-    read_safetensors(Arc::new(WEIGHTS), &name, &mut tensors)?;
+    read_safetensors(Arc::new(WEIGHTS), &name, is_parameter, &mut tensors)?;
     Ok(Source {
         config: DecoderConfig::from_json(CONFIG, &name)?,
         name,

@@ -7,11 +7,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::config::DecoderConfig;
-use super::source::{Source, TokenizerFiles, map, read_safetensors, read_text};
+use super::source::{Source, TokenizerFiles, is_parameter, map, read_safetensors, read_text};
 use crate::error::input_error;
-
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
 
 /// # Errors
 /// A file that is missing or damaged; an architecture that is not supported.
@@ -31,11 +28,16 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
     let mut files = vec![config_file];
     let mut tensors = BTreeMap::new();
     let mut mapped = Vec::new();
-    for name in weight_files(folder)? {
+    for name in weight_files(folder, "model")? {
         let path = folder.join(name);
         let bytes = map(&path)?;
         mapped.push(bytes.clone());
-        read_safetensors(bytes, &path.display().to_string(), &mut tensors)?;
+        read_safetensors(
+            bytes,
+            &path.display().to_string(),
+            is_parameter,
+            &mut tensors,
+        )?;
         files.push(path);
     }
     let tokenizer = folder.join("tokenizer.json");
@@ -55,9 +57,14 @@ pub(super) fn open(folder: &Path) -> Result<Source> {
     })
 }
 
-/// The names of the files with weights, in alphabetical order.
-fn weight_files(folder: &Path) -> Result<BTreeSet<String>> {
-    let index = folder.join(INDEX);
+/// The names of the files with weights, in alphabetical order: `STEM.safetensors`, the parts of
+/// `STEM.safetensors.index.json`, or `STEM.fp16.safetensors`.
+///
+/// # Errors
+/// There are none; the index is damaged.
+pub(super) fn weight_files(folder: &Path, stem: &str) -> Result<BTreeSet<String>> {
+    let single = format!("{stem}.safetensors");
+    let index = folder.join(format!("{single}.index.json"));
     if index.exists() {
         let file = index.display();
         let json: Value = serde_json::from_str(&read_text(&index)?)
@@ -74,15 +81,21 @@ fn weight_files(folder: &Path) -> Result<BTreeSet<String>> {
             })
             .collect();
     }
-    if folder.join(SINGLE).exists() {
-        return Ok(BTreeSet::from([SINGLE.to_owned()]));
+    for name in [single.clone(), format!("{stem}.fp16.safetensors")] {
+        if folder.join(&name).exists() {
+            return Ok(BTreeSet::from([name]));
+        }
     }
-    let hint = match folder.join("pytorch_model.bin").exists() {
-        true => "; pytorch_model.bin must be converted to safetensors first",
-        false => "",
+    let old = match stem {
+        "model" => "pytorch_model.bin",
+        _ => "diffusion_pytorch_model.bin",
+    };
+    let hint = match folder.join(old).exists() {
+        true => format!("; {old} must be converted to safetensors first"),
+        false => String::new(),
     };
     Err(input_error(format!(
-        "{} has neither {SINGLE} nor {INDEX}{hint}",
+        "{} has neither {single} nor {single}.index.json{hint}",
         folder.display()
     )))
 }

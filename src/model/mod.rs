@@ -10,6 +10,7 @@ mod cache;
 mod config;
 mod decoder;
 mod device;
+pub mod diffusion;
 mod family;
 mod ggjt;
 pub mod gguf;
@@ -33,6 +34,7 @@ pub use cache::KvCache;
 pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};
 pub use decoder::{Decoder, DropoutKey, LossAndGradients};
 pub use device::{DeviceRequest, device};
+pub use diffusion::{ClipText, ClipTokenizer, open_clip_tokenizer};
 pub use gguf_names::{
     gguf_architecture, gguf_module, hugging_face_module, hugging_face_row, interleaved_row,
     interleaves_heads,

@@ -338,21 +338,21 @@ pub(super) fn map(path: &Path) -> Result<Arc<Mapped>> {
     Ok(Arc::new(Mapped(mapped)))
 }
 
-/// Adds the tensors of a safetensors file's bytes; only its header is read.
+/// Adds the `wanted` tensors of a safetensors file's bytes, by their names; only its header is read.
 ///
 /// # Errors
 /// A damaged header, or a tensor of a type that weights do not come in.
 pub(super) fn read_safetensors(
     bytes: Bytes,
     file: &str,
+    wanted: impl Fn(&str) -> bool,
     tensors: &mut BTreeMap<String, Stored>,
 ) -> Result<()> {
     let whole: &[u8] = (*bytes).as_ref();
     let damaged = |e| input_error(format!("{file} is damaged or incomplete: {e}"));
     let parsed = SafeTensors::deserialize(whole).map_err(damaged)?;
     for (name, view) in parsed.iter() {
-        // Buffers such as rotary_emb.inv_freq are computed anew.
-        if !is_parameter(name) {
+        if !wanted(name) {
             continue;
         }
         let encoding = match view.dtype() {
@@ -378,7 +378,8 @@ pub(super) fn read_safetensors(
     Ok(())
 }
 
-fn is_parameter(name: &str) -> bool {
+/// Not a buffer such as rotary_emb.inv_freq, which is computed anew.
+pub(super) fn is_parameter(name: &str) -> bool {
     name.ends_with(".weight") || name.ends_with(".bias")
 }
 

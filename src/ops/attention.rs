@@ -1,4 +1,4 @@
-//! Causal attention with grouped key/value heads.
+//! Attention with grouped key/value heads: causal, or of all queries to all keys of their row.
 //!
 //! Scores exist for one chunk of queries at a time, and the backward computes them anew: nothing
 //! of size O(tokens^2) is kept. Key/value heads are never repeated in memory.
@@ -27,32 +27,43 @@ pub struct Heads {
     pub size: usize,
 }
 
-/// One row of a batch: which tokens ask and which they may look at. The last query sees all keys,
-/// the one before it all but the last, and so on.
+/// One row of a batch: which tokens ask and which they may look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     pub queries: Range<usize>,
     pub keys: Range<usize>,
 }
 
+/// Which of its row's keys a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    All,
+    /// The last query sees all keys, the one before it all but the last, and so on. With a window of
+    /// `w` (Mistral's sliding window, counted as transformers does) a query sees itself and the
+    /// `w - 1` keys before it.
+    Causal {
+        window: Option<usize>,
+    },
+}
+
 impl Span {
-    /// Which of the row's keys its query `i` sees: with a window of `w` itself and the `w - 1`
-    /// before it, without one all before it.
-    fn seen(&self, i: usize, window: Option<usize>) -> Range<usize> {
+    /// Which of the row's keys its query `i` sees.
+    fn seen(&self, i: usize, sight: Sight) -> Range<usize> {
+        let Sight::Causal { window } = sight else {
+            return 0..self.keys.len();
+        };
         let end = self.keys.len() - self.queries.len() + i + 1;
         window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
     /// Which of the row's keys any of a range of its queries sees.
-    fn seen_by(&self, queries: &Range<usize>, window: Option<usize>) -> Range<usize> {
-        self.seen(queries.start, window).start..self.seen(queries.end - 1, window).end
+    fn seen_by(&self, queries: &Range<usize>, sight: Sight) -> Range<usize> {
+        self.seen(queries.start, sight).start..self.seen(queries.end - 1, sight).end
     }
 }
 
 /// Softmax attention, scaled by `1 / sqrt(head size)`: `q` `[tokens, heads.queries * size]`, `k`
 /// and `v` `[keys, heads.keys * size]`, rows as the spans tell; the result is shaped like `q`.
-/// With a `window` (Mistral's sliding window, counted as transformers does) a query sees itself and
-/// the `window - 1` keys before it.
 ///
 /// # Errors
 /// Shapes that do not fit, a window of 0; the device fails.
@@ -63,19 +74,22 @@ pub fn attention(
     v: &Tensor,
     spans: &Arc<Vec<Span>>,
     heads: Heads,
-    window: Option<usize>,
+    sight: Sight,
 ) -> Result<Tensor> {
     let ((queries, q_features), (keys, k_features)) = (q.dims2()?, k.dims2()?);
     let fits = q_features == heads.queries * heads.size
         && k_features == heads.keys * heads.size
         && k.dims() == v.dims()
         && spans.iter().all(|s| {
-            s.queries.end <= queries && s.keys.end <= keys && s.queries.len() <= s.keys.len()
+            s.queries.end <= queries
+                && s.keys.end <= keys
+                && !s.keys.is_empty()
+                && (sight == Sight::All || s.queries.len() <= s.keys.len())
         })
-        && window != Some(0);
+        && sight != Sight::Causal { window: Some(0) };
     if !fits {
         bail!(
-            "attention of {heads:?} with window {window:?} got q {:?}, k {:?}, v {:?}",
+            "attention of {heads:?} with sight {sight:?} got q {:?}, k {:?}, v {:?}",
             q.dims(),
             k.dims(),
             v.dims()
@@ -83,11 +97,11 @@ pub fn attention(
     }
     if !fused(q) {
         return tape.composed([q, k, v], |[q, k, v]| {
-            composed(&q, &k, &v, spans, heads, window)
+            composed(&q, &k, &v, spans, heads, sight)
         });
     }
     let time = timed(Part::Attention);
-    let (y, normalisers) = with_inputs(q, k, v, heads, window, |inputs| forward(inputs, spans))?;
+    let (y, normalisers) = with_inputs(q, k, v, heads, sight, |inputs| forward(inputs, spans))?;
     let y = Tensor::from_vec(y, q.shape(), &Device::Cpu)?;
     drop(time);
     let (q, k, v) = (q.clone(), k.clone(), v.clone());
@@ -97,7 +111,7 @@ pub fn attention(
         &[&q.clone(), &k.clone(), &v.clone()],
         move |dy, gradients| {
             let time = timed(Part::Attention);
-            let (dq, dk, dv) = with_inputs(&q, &k, &v, heads, window, |inputs| {
+            let (dq, dk, dv) = with_inputs(&q, &k, &v, heads, sight, |inputs| {
                 with_floats(&output, |y| {
                     with_floats(&dy, |dy| backward(inputs, &spans, y, dy, &normalisers))
                 })
@@ -117,7 +131,7 @@ fn with_inputs<R>(
     k: &Tensor,
     v: &Tensor,
     heads: Heads,
-    window: Option<usize>,
+    sight: Sight,
     f: impl FnOnce(Inputs<'_>) -> R,
 ) -> Result<R> {
     with_floats(q, |q| {
@@ -128,7 +142,7 @@ fn with_inputs<R>(
                     k,
                     v,
                     heads,
-                    window,
+                    sight,
                 })
             })
         })
@@ -141,7 +155,7 @@ fn composed(
     v: &Tensor,
     spans: &[Span],
     heads: Heads,
-    window: Option<usize>,
+    sight: Sight,
 ) -> Result<Tensor> {
     let group = heads.queries / heads.keys;
     let scale = 1.0 / (heads.size as f64).sqrt();
@@ -161,7 +175,7 @@ fn composed(
         for first in (0..span.queries.len()).step_by(4 * CHUNK) {
             let count = (4 * CHUNK).min(span.queries.len() - first);
             let start = span.queries.start + first;
-            let keys = span.seen_by(&(first..first + count), window);
+            let keys = span.seen_by(&(first..first + count), sight);
             let q = by_head(q, &(start..start + count), heads.queries)?.reshape((
                 heads.keys,
                 group * count,
@@ -171,7 +185,7 @@ fn composed(
             let scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * scale)?;
             let mask: Vec<f32> = (0..group * count)
                 .flat_map(|i| {
-                    let seen = span.seen(first + i % count, window);
+                    let seen = span.seen(first + i % count, sight);
                     keys.clone().map(move |j| match seen.contains(&j) {
                         true => 0.0,
                         false => f32::NEG_INFINITY,
@@ -199,7 +213,7 @@ struct Inputs<'a> {
     k: &'a [f32],
     v: &'a [f32],
     heads: Heads,
-    window: Option<usize>,
+    sight: Sight,
 }
 
 impl<'a> Inputs<'a> {
@@ -234,7 +248,7 @@ impl<'a> Inputs<'a> {
         chunk: &Range<usize>,
         out: &mut Vec<f32>,
     ) -> Range<usize> {
-        let keys = span.seen_by(chunk, self.window);
+        let keys = span.seen_by(chunk, self.sight);
         let width = keys.len();
         out.resize(chunk.len() * width, 0.0);
         // SAFETY: `out` is this task's own.
@@ -327,7 +341,7 @@ fn forward(inputs: Inputs<'_>, spans: &[Span]) -> (Vec<f32>, Vec<f32>) {
             let first = span.queries.start + chunk.start;
             sums.clear();
             for (row, i) in weights.chunks_exact_mut(keys.len()).zip(chunk.clone()) {
-                let seen = span.seen(i, inputs.window);
+                let seen = span.seen(i, inputs.sight);
                 let (most, sum) = unnormalised(row, seen.start - keys.start..seen.end - keys.start);
                 // SAFETY: each task writes its own queries of its own head.
                 unsafe {
@@ -391,7 +405,7 @@ fn backward(
                     let width = keys.len();
                     let first = span.queries.start + chunk.start;
                     for (row, i) in weights.chunks_exact_mut(width).zip(chunk.clone()) {
-                        let seen = span.seen(i, inputs.window);
+                        let seen = span.seen(i, inputs.sight);
                         normalised(
                             row,
                             seen.start - keys.start..seen.end - keys.start,

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::profile::{Part, timed};
 use super::tape::Tape;
 use super::tensors::{fused, with_floats};
+use super::wide::wide;
 
 /// `x + bias` for `x` of `[tokens, features]`; the gradient reaches `x` only.
 ///
@@ -39,6 +40,21 @@ pub fn add_bias(tape: &Tape, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         gradients.add_shared(input, dy)
     });
     Ok(y)
+}
+
+/// Adds the bias to every row in place.
+pub(super) fn add_to_rows(y: &mut [f32], bias: &[f32]) {
+    y.par_chunks_mut(bias.len())
+        .for_each(|y| add_slice(y, bias));
+}
+
+wide! {
+    /// `sum += addend`.
+    pub(super) fn add_slice(sum: &mut [f32], addend: &[f32]) {
+        for (sum, addend) in sum.iter_mut().zip(addend) {
+            *sum += addend;
+        }
+    }
 }
 
 #[cfg(test)]

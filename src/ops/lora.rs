@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
+use super::bias::{add_bias, add_to_rows};
 use super::dora::{self, DoraTerm, dora_linear};
 use super::dropout::Dropout;
 use super::linear::{frozen_linear, linear_backward, linear_forward};
@@ -30,7 +31,7 @@ impl LoraTerm {
         self.a.dims()[0]
     }
 
-    fn factor(&self) -> f64 {
+    pub(super) fn factor(&self) -> f64 {
         self.scale * self.strength
     }
 }
@@ -66,15 +67,37 @@ pub fn lora_linear(
     terms: &[LoraTerm],
     residual: Residual<'_>,
 ) -> Result<Tensor> {
+    lora_linear_with_bias(tape, x, weight, None, terms, residual)
+}
+
+/// As [`lora_linear`], of a linear with a frozen bias `[out]`, f32.
+///
+/// # Errors
+/// As [`lora_linear`].
+pub fn lora_linear_with_bias(
+    tape: &Tape,
+    x: &Tensor,
+    weight: &FrozenWeight,
+    bias: Option<&Tensor>,
+    terms: &[LoraTerm],
+    residual: Residual<'_>,
+) -> Result<Tensor> {
     check_shapes(x, weight, terms, residual)?;
+    if bias.is_some_and(|bias| bias.dims() != [weight.rows()]) {
+        bail!("a bias of {bias:?} for {} features", weight.rows());
+    }
     if terms.iter().any(|term| term.dora.is_some()) {
-        return with_dora(tape, x, weight, terms, residual);
+        let y = with_dora(tape, x, weight, terms, residual)?;
+        return match bias {
+            Some(bias) => add_bias(tape, &y, bias),
+            None => Ok(y),
+        };
     }
     let y = match residual {
         // A tensor to hang the backward on.
         Residual::Replay(residual) => Tensor::zeros((), residual.dtype(), &Device::Cpu)?,
-        _ if fused(x) => forward_on_host(x, weight, terms, residual.tensor())?,
-        _ => forward_on_device(x, weight, terms, residual.tensor())?,
+        _ if fused(x) => forward_on_host(x, weight, bias, terms, residual.tensor())?,
+        _ => forward_on_device(x, weight, bias, terms, residual.tensor())?,
     };
     let mut inputs = vec![x];
     inputs.extend(residual.tensor());
@@ -182,12 +205,16 @@ pub(super) fn dropped(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
 fn forward_on_device(
     x: &Tensor,
     weight: &FrozenWeight,
+    bias: Option<&Tensor>,
     terms: &[LoraTerm],
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let mut y = linear_forward(x, weight)?;
     for term in terms {
         y = (y + composed(&Tape::off(), x, term)?)?;
+    }
+    if let Some(bias) = bias {
+        y = y.broadcast_add(&bias.to_dtype(y.dtype())?)?;
     }
     match residual {
         Some(residual) => residual + y,
@@ -198,6 +225,7 @@ fn forward_on_device(
 fn forward_on_host(
     x: &Tensor,
     weight: &FrozenWeight,
+    bias: Option<&Tensor>,
     terms: &[LoraTerm],
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
@@ -213,9 +241,16 @@ fn forward_on_host(
         .zip(&lows)
         .map(|(pair, low)| pair.upper(low))
         .collect();
-    let (mut y, write) = match residual {
-        Some(residual) => (with_floats(residual, <[f32]>::to_vec)?, Write::Add),
-        None => (vec![0.0; tokens * weight.rows()], Write::Replace),
+    let mut y = match residual {
+        Some(residual) => with_floats(residual, <[f32]>::to_vec)?,
+        None => vec![0.0; tokens * weight.rows()],
+    };
+    if let Some(bias) = bias {
+        with_floats(bias, |bias| add_to_rows(&mut y, bias))?;
+    }
+    let write = match residual.is_some() || bias.is_some() {
+        true => Write::Add,
+        false => Write::Replace,
     };
     let products = Products {
         write,
@@ -265,7 +300,7 @@ impl Pair {
     }
 
     /// `x A^T`.
-    fn lower_plain(&self, x: &[f32]) -> Vec<f32> {
+    pub fn lower_plain(&self, x: &[f32]) -> Vec<f32> {
         let tokens = x.len() / self.inputs;
         let mut low = vec![0.0; tokens * self.rank];
         parallel_product(
@@ -289,6 +324,19 @@ impl Pair {
         }
     }
 
+    /// `d_low A` alone.
+    pub fn lower_backward(&self, d_low: &[f32], out: &mut [f32]) {
+        let tokens = d_low.len() / self.rank;
+        parallel_product(
+            out,
+            Matrix::new(d_low, self.rank),
+            Matrix::new(&self.a, self.inputs),
+            (tokens, self.inputs, self.rank),
+            1.0,
+            Write::Replace,
+        );
+    }
+
     /// `d_low A`, to be put beside `dy W`.
     pub fn upper_backward<'a>(&'a self, d_low: &'a [f32]) -> LowRank<'a> {
         LowRank {
@@ -302,6 +350,14 @@ impl Pair {
     /// Gradients given that of the output. With `h = dropout(x) A^T`: `dB = s dy^T h`,
     /// `dh = s dy B`, `dA = dh^T dropout(x)`.
     pub fn backward(&self, x: &[f32], dy: &[f32]) -> PairGradients {
+        match self.dropout {
+            Some(dropout) => self.backward_plain(&dropout.apply(x), dy),
+            None => self.backward_plain(x, dy),
+        }
+    }
+
+    /// As [`Pair::backward`], given what dropout left of x.
+    pub fn backward_plain(&self, x: &[f32], dy: &[f32]) -> PairGradients {
         let &Pair {
             rank,
             inputs,
@@ -310,8 +366,6 @@ impl Pair {
             ..
         } = self;
         let tokens = x.len() / inputs;
-        let dropped = self.dropout.map(|dropout| dropout.apply(x));
-        let x = dropped.as_deref().unwrap_or(x);
         let low = self.lower_plain(x);
         let mut d_b = vec![0.0; outputs * rank];
         parallel_product(
@@ -447,15 +501,7 @@ impl LinearBackward {
         for (pair, d_low) in products {
             if let Some(dropout) = pair.dropout {
                 let mut d_dropped = vec![0.0; dx.len()];
-                let product = pair.upper_backward(d_low);
-                parallel_product(
-                    &mut d_dropped,
-                    Matrix::new(d_low, product.rank),
-                    product.right,
-                    (tokens, inputs, product.rank),
-                    1.0,
-                    Write::Replace,
-                );
+                pair.lower_backward(d_low, &mut d_dropped);
                 for (dx, d) in dx.iter_mut().zip(dropout.apply(&d_dropped)) {
                     *dx += d;
                 }

@@ -2,21 +2,27 @@
 //! gradient and fused steps never detach. Each is checked by finite differences.
 //!
 //! Activations are `[tokens, features]`: the rows of a batch lie one after another, without
-//! padding; where one ends is told by [`Span`]s. On the CPU the operations run in f32 on rayon's
+//! padding; where one ends is told by [`Span`]s. Images are `[pixels, channels]` alike, on a
+//! [`Grid`]. On the CPU the operations run in f32 on rayon's
 //! threads, and every sum is taken in an order that does not depend on scheduling, so equal inputs
 //! give equal bits. On other devices the same functions are composed of candle's operations. What a
 //! backward needs is noted on a [`Tape`].
 
+mod activation;
 mod attention;
 mod bias;
 mod columns;
+mod conv;
 mod decode;
 mod dora;
 mod dropout;
 mod embedding;
 mod encode;
+mod group_norm;
 mod head;
 pub mod heap;
+mod images;
+mod layer_norm;
 mod linear;
 mod lora;
 mod matrix;
@@ -33,16 +39,21 @@ mod wide;
 #[cfg(test)]
 mod finite_differences;
 
-pub use attention::{Heads, Span, attention};
+pub use activation::{Activation, activate, geglu};
+pub use attention::{Heads, Sight, Span, attention};
 pub use bias::add_bias;
 pub use columns::select_columns;
+pub use conv::{FrozenConv, Grid, Kernel, conv2d};
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;
+pub use group_norm::{GroupNorm, group_norm};
 pub use head::cross_entropy;
 pub(crate) use head::tokens_at_once;
+pub use images::{add, add_to_images, join_channels, upsample};
+pub use layer_norm::layer_norm;
 pub use linear::frozen_linear;
-pub use lora::{LoraTerm, Residual, lora_linear};
+pub use lora::{LoraTerm, Residual, lora_linear, lora_linear_with_bias};
 pub use matrix::product_rate;
 pub use norm::rms_norm;
 pub use rope::{RopeTable, rope};

@@ -11,11 +11,15 @@ pub enum Part {
     Norm,
     /// Frozen linears of the blocks.
     Linear,
+    /// Frozen convolutions with the adapters beside them.
+    Convolution,
     /// The low-rank products beside them.
     Adapter,
     Rope,
     Attention,
     SwiGlu,
+    /// Other activations, and those with a gate.
+    Activation,
     /// The head's logits and the loss.
     Head,
     /// Sums of gradients that several operations contribute to.
@@ -23,14 +27,16 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Part; 9] = [
+    pub const ALL: [Part; 11] = [
         Part::Embedding,
         Part::Norm,
         Part::Linear,
+        Part::Convolution,
         Part::Adapter,
         Part::Rope,
         Part::Attention,
         Part::SwiGlu,
+        Part::Activation,
         Part::Head,
         Part::Sums,
     ];
@@ -40,10 +46,12 @@ impl Part {
             Part::Embedding => "embedding",
             Part::Norm => "norm",
             Part::Linear => "linear",
+            Part::Convolution => "convolution",
             Part::Adapter => "adapter",
             Part::Rope => "rope",
             Part::Attention => "attention",
             Part::SwiGlu => "swiglu",
+            Part::Activation => "activation",
             Part::Head => "head and loss",
             Part::Sums => "gradient sums",
         }

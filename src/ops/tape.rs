@@ -86,12 +86,25 @@ impl Tape {
     /// # Errors
     /// The device fails.
     pub fn pull(self, result: &Tensor, gradient: Tensor) -> Result<Gradients> {
+        self.pull_all([(result, gradient)])
+    }
+
+    /// As [`Tape::pull`], of a pass with several results.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn pull_all<'a>(
+        self,
+        results: impl IntoIterator<Item = (&'a Tensor, Tensor)>,
+    ) -> Result<Gradients> {
         let recording = self.0.map(RefCell::into_inner).unwrap_or_default();
         let mut gradients = Gradients {
             wanted: recording.wanted,
             found: HashMap::new(),
         };
-        gradients.add_shared(result.id(), gradient)?;
+        for (result, gradient) in results {
+            gradients.add_shared(result.id(), gradient)?;
+        }
         for (output, backward) in recording.steps.into_iter().rev() {
             // What nothing was computed from got no gradient.
             if let Some(gradient) = gradients.found.remove(&output) {
@@ -273,6 +286,30 @@ mod tests {
             let product = tape.composed([&t[0], &t[1]], |[a, b]| a * b)?;
             swiglu(tape, &product, &t[0])
         });
+    }
+
+    #[test]
+    fn gradients_of_two_results_add_up() {
+        let tape = Tape::recording();
+        let (x, y) = (numbers(1, &[2, 4]), numbers(2, &[2, 4]));
+        tape.want(&x);
+        let results = [
+            swiglu(&tape, &x, &y).unwrap(),
+            swiglu(&tape, &y, &x).unwrap(),
+        ];
+        let one = results[0].ones_like().unwrap();
+        let both = results.iter().map(|result| (result, one.clone()));
+        let found = tape.pull_all(both).unwrap().take(&x).unwrap();
+        check("sum", std::slice::from_ref(&x), |tape, t| {
+            let (first, second) = (swiglu(tape, &t[0], &y)?, swiglu(tape, &y, &t[0])?);
+            tape.sum(&first, &second)
+        });
+        let tape = Tape::recording();
+        tape.want(&x);
+        let (first, second) = (swiglu(&tape, &x, &y), swiglu(&tape, &y, &x));
+        let sum = tape.sum(&first.unwrap(), &second.unwrap()).unwrap();
+        let expected = tape.pull(&sum, one).unwrap().take(&x).unwrap();
+        assert_eq!(to_vec(&found).unwrap(), to_vec(&expected).unwrap());
     }
 
     #[test]

@@ -214,6 +214,51 @@ impl HostWeight {
         })
     }
 
+    /// The weight of a convolution, `[out, in * taps]` in PyTorch's order, as one of patches,
+    /// `[out, taps * in]`: in memory of its own unless that is the same.
+    ///
+    /// # Errors
+    /// A quantised encoding; columns that are no whole number of taps.
+    pub fn channels_last(self, taps: usize) -> Result<Self> {
+        if taps <= 1 {
+            return Ok(self);
+        }
+        let size = self.encoding.type_size();
+        if self.encoding.block_size() != 1
+            || self.interleaved_heads.is_some()
+            || !self.columns.is_multiple_of(taps)
+        {
+            bail!(
+                "a convolution of {taps} taps cannot be made of {} columns of {:?}",
+                self.columns,
+                self.encoding
+            );
+        }
+        let mut words = vec![0u64; (self.rows * self.row_bytes()).div_ceil(8)];
+        // SAFETY: u64 has no padding, any bytes are valid ones, and the words are borrowed
+        // exclusively.
+        let out = unsafe {
+            std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), words.len() * 8)
+        };
+        let inputs = self.columns / taps;
+        out[..self.rows * self.row_bytes()]
+            .par_chunks_mut(self.row_bytes())
+            .zip(self.bytes().par_chunks(self.row_bytes()))
+            .for_each(|(out, row)| {
+                for (tap, out) in out.chunks_exact_mut(inputs * size).enumerate() {
+                    for (input, number) in out.chunks_exact_mut(size).enumerate() {
+                        number.copy_from_slice(&row[(input * taps + tap) * size..][..size]);
+                    }
+                }
+            });
+        let range = 0..self.rows * self.row_bytes();
+        Ok(HostWeight {
+            bytes: Arc::new(Words(words)),
+            range,
+            ..self
+        })
+    }
+
     pub(super) fn rows(&self) -> usize {
         self.rows
     }

@@ -73,6 +73,28 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The error function, within 5e-7.
+///
+/// A rational approximation on [-4, 4] (the one of Eigen's `erf<float>`); beyond, it is 1 in f32.
+#[inline(always)]
+pub(super) fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let square = x * x;
+    let mut p = -2.726_142_3e-10;
+    p = p * square + 2.770_681_4e-8;
+    p = p * square - 2.101_024e-6;
+    p = p * square - 5.692_506_5e-5;
+    p = p * square - 7.349_906_3e-4;
+    p = p * square - 2.954_6e-3;
+    p = p * square - 1.609_603_3e-2;
+    let mut q = -1.456_607_2e-5;
+    q = q * square - 2.133_740_6e-4;
+    q = q * square - 1.682_827e-3;
+    q = q * square - 7.373_329_2e-3;
+    q = q * square - 1.426_473_9e-2;
+    x * p / q
+}
+
 /// Replaces every number `x` by `e^(x - by)`; their sum.
 #[inline(always)]
 pub(super) fn exp_in_place(row: &mut [f32], by: f32) -> f32 {
@@ -108,6 +130,19 @@ pub(super) fn largest(row: &[f32]) -> f32 {
 }
 
 #[inline(always)]
+pub(super) fn sum(row: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let blocks = row.chunks_exact(LANES);
+    let rest: f32 = blocks.remainder().iter().sum();
+    for block in blocks {
+        for (sum, x) in sums.iter_mut().zip(block) {
+            *sum += x;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -140,11 +175,25 @@ mod tests {
     }
 
     #[test]
+    fn erf_is_erf() {
+        let mut worst = 0.0f64;
+        for i in -600_000..600_000 {
+            let x = i as f32 * 1e-5;
+            let exact = candle_core::cpu::erf::erf_f64(f64::from(x));
+            worst = worst.max((f64::from(erf(x)) - exact).abs());
+        }
+        assert!(worst < 5e-7, "{worst}");
+        assert_eq!(erf(0.0), 0.0);
+        assert!(erf(f32::NAN).is_nan());
+    }
+
+    #[test]
     fn sums_and_maxima_count_every_number_once() {
         for n in [0, 1, 31, 32, 33, 100] {
             let row: Vec<f32> = (0..n).map(|i| (i * 7 % 13) as f32).collect();
             let by_hand: f32 = row.iter().map(|x| x * x).sum();
             assert_eq!(dot(&row, &row), by_hand);
+            assert_eq!(sum(&row), row.iter().sum::<f32>());
             let by_hand = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(largest(&row), by_hand);
             let sum = exp_in_place(&mut row.clone(), 13.0);

@@ -10,6 +10,14 @@ const HEADS: Heads = Heads {
     size: 6,
 };
 
+const CAUSAL: Sight = Sight::Causal { window: None };
+
+fn within(window: usize) -> Sight {
+    Sight::Causal {
+        window: Some(window),
+    }
+}
+
 fn span(queries: Range<usize>, keys: Range<usize>) -> Span {
     Span { queries, keys }
 }
@@ -23,7 +31,7 @@ fn gradients_of_attention_are_its_slopes_for_rows_of_other_lengths() {
         numbers(3, &[8, 12]),
     ];
     check("attention", &inputs, |tape, t| {
-        attention(tape, &t[0], &t[1], &t[2], &spans, HEADS, None)
+        attention(tape, &t[0], &t[1], &t[2], &spans, HEADS, CAUSAL)
     });
 }
 
@@ -42,7 +50,7 @@ fn gradients_hold_across_query_chunks() {
         numbers(3, &[count, 2]),
     ];
     check("attention", &inputs, |tape, t| {
-        attention(tape, &t[0], &t[1], &t[2], &spans, heads, None)
+        attention(tape, &t[0], &t[1], &t[2], &spans, heads, CAUSAL)
     });
 }
 
@@ -56,8 +64,8 @@ fn fused_attention_is_the_composed_one() {
         numbers(3, &[count, 12]),
     ];
     let [q, k, v] = &inputs;
-    let fused = to_vec(&attention(&Tape::off(), q, k, v, &spans, HEADS, None).unwrap()).unwrap();
-    let plain = to_vec(&composed(q, k, v, &spans, HEADS, None).unwrap()).unwrap();
+    let fused = to_vec(&attention(&Tape::off(), q, k, v, &spans, HEADS, CAUSAL).unwrap()).unwrap();
+    let plain = to_vec(&composed(q, k, v, &spans, HEADS, CAUSAL).unwrap()).unwrap();
     for (a, b) in fused.iter().zip(&plain) {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
@@ -77,7 +85,7 @@ fn queries_after_a_cache_see_what_they_would_see_in_one_pass() {
         &v,
         &Arc::new(vec![span(0..7, 0..7)]),
         HEADS,
-        None,
+        CAUSAL,
     )
     .unwrap();
     let last = q.narrow(0, 5, 2).unwrap();
@@ -88,7 +96,7 @@ fn queries_after_a_cache_see_what_they_would_see_in_one_pass() {
         &v,
         &Arc::new(vec![span(0..2, 0..7)]),
         HEADS,
-        None,
+        CAUSAL,
     )
     .unwrap();
     assert_eq!(
@@ -113,7 +121,7 @@ fn gradients_of_windowed_attention_are_its_slopes_also_across_chunks() {
     ];
     for window in [2, 4, CHUNK + 1] {
         check("attention", &inputs, |tape, t| {
-            attention(tape, &t[0], &t[1], &t[2], &spans, heads, Some(window))
+            attention(tape, &t[0], &t[1], &t[2], &spans, heads, within(window))
         });
     }
 }
@@ -128,8 +136,8 @@ fn a_window_hides_all_but_the_tokens_in_it() {
         numbers(3, &[count, 12]),
     );
     let spans = Arc::new(vec![span(0..count, 0..count)]);
-    let y = attention(&Tape::off(), &q, &k, &v, &spans, HEADS, Some(window)).unwrap();
-    let plain = composed(&q, &k, &v, &spans, HEADS, Some(window)).unwrap();
+    let y = attention(&Tape::off(), &q, &k, &v, &spans, HEADS, within(window)).unwrap();
+    let plain = composed(&q, &k, &v, &spans, HEADS, within(window)).unwrap();
     for i in [0, 3, 6, 7, CHUNK - 1, CHUNK, CHUNK + 6, count - 1] {
         let first = (i + 1usize).saturating_sub(window);
         let part = |t: &Tensor| t.narrow(0, first, i + 1 - first).unwrap();
@@ -140,7 +148,7 @@ fn a_window_hides_all_but_the_tokens_in_it() {
             &part(&v),
             &Arc::new(vec![span(0..1, 0..i + 1 - first)]),
             HEADS,
-            None,
+            CAUSAL,
         )
         .unwrap();
         let alone = to_vec(&alone).unwrap();
@@ -161,11 +169,58 @@ fn windowed_queries_after_a_cache_see_what_they_would_see_in_one_pass() {
         numbers(3, &[9, 12]),
     );
     let off = Tape::off();
-    let run = |q: &Tensor, spans| attention(&off, q, &k, &v, &Arc::new(spans), HEADS, Some(3));
+    let run = |q: &Tensor, spans| attention(&off, q, &k, &v, &Arc::new(spans), HEADS, within(3));
     let whole = run(&q, vec![span(0..9, 0..9)]).unwrap();
     let step = run(&q.narrow(0, 7, 2).unwrap(), vec![span(0..2, 0..9)]).unwrap();
     let expected = to_vec(&whole.narrow(0, 7, 2).unwrap()).unwrap();
     for (a, b) in to_vec(&step).unwrap().iter().zip(&expected) {
         assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+}
+
+/// Cross-attention: more or fewer keys than queries, ragged rows.
+#[test]
+fn gradients_of_attention_to_all_keys_are_its_slopes() {
+    let spans = Arc::new(vec![
+        span(0..CHUNK + 3, 0..3),
+        span(CHUNK + 3..CHUNK + 5, 3..8),
+    ]);
+    let heads = Heads {
+        queries: 2,
+        keys: 2,
+        size: 3,
+    };
+    let inputs = [
+        numbers(1, &[CHUNK + 5, 6]),
+        numbers(2, &[8, 6]),
+        numbers(3, &[8, 6]),
+    ];
+    check("attention to all", &inputs, |tape, t| {
+        attention(tape, &t[0], &t[1], &t[2], &spans, heads, Sight::All)
+    });
+}
+
+#[test]
+fn fused_attention_to_all_keys_is_the_composed_one_for_the_head_sizes_of_image_models() {
+    for size in [40, 64, 80, 160] {
+        let heads = Heads {
+            queries: 2,
+            keys: 2,
+            size,
+        };
+        let spans = Arc::new(vec![
+            span(0..CHUNK + 9, 0..77),
+            span(CHUNK + 9..90, 77..154),
+        ]);
+        let (q, k, v) = (
+            numbers(1, &[90, 2 * size]),
+            numbers(2, &[154, 2 * size]),
+            numbers(3, &[154, 2 * size]),
+        );
+        let fused = attention(&Tape::off(), &q, &k, &v, &spans, heads, Sight::All).unwrap();
+        let plain = composed(&q, &k, &v, &spans, heads, Sight::All).unwrap();
+        for (a, b) in to_vec(&fused).unwrap().iter().zip(to_vec(&plain).unwrap()) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
     }
 }

@@ -50,6 +50,33 @@ fn gradients_of_a_linear_with_lora_are_its_slopes() {
 }
 
 #[test]
+fn a_bias_is_added_and_gradients_pass_it() {
+    let (weight, bias) = (weight(9, 6), numbers(5, &[9]));
+    let inputs = [
+        numbers(1, &[4, 6]),
+        numbers(2, &[2, 6]),
+        numbers(3, &[9, 2]),
+    ];
+    let run = |tape: &Tape, t: &[Tensor], bias| {
+        let terms = [term(&t[1], &t[2], None)];
+        lora_linear_with_bias(tape, &t[0], &weight, bias, &terms, Residual::None)
+    };
+    check("lora_linear_with_bias", &inputs, |tape, t| {
+        run(tape, t, Some(&bias))
+    });
+    let with = run(&Tape::off(), &inputs, Some(&bias)).unwrap();
+    let without = run(&Tape::off(), &inputs, None).unwrap();
+    let expected = without.broadcast_add(&bias).unwrap();
+    for (a, b) in to_vec(&with)
+        .unwrap()
+        .iter()
+        .zip(to_vec(&expected).unwrap())
+    {
+        assert!((a - b).abs() < 1e-5, "{a} {b}");
+    }
+}
+
+#[test]
 fn gradient_of_a_frozen_linear_is_its_slope() {
     let weight = weight(300, 40);
     check("frozen_linear", &[numbers(1, &[2, 40])], |tape, t| {
@@ -94,12 +121,12 @@ fn what_runs_on_the_host_is_what_runs_on_a_device() {
         numbers(2, &[2, 6]),
         numbers(3, &[9, 2]),
     );
-    let residual = numbers(4, &[4, 9]);
-    for dropout in [None, Some(DROPOUT)] {
+    let (residual, bias) = (numbers(4, &[4, 9]), numbers(5, &[9]));
+    for (dropout, bias) in [(None, None), (Some(DROPOUT), Some(&bias))] {
         let term = term(&a, &b, dropout);
         let terms = std::slice::from_ref(&term);
-        let host = forward_on_host(&x, &weight, terms, Some(&residual)).unwrap();
-        let device = forward_on_device(&x, &weight, terms, Some(&residual)).unwrap();
+        let host = forward_on_host(&x, &weight, bias, terms, Some(&residual)).unwrap();
+        let device = forward_on_device(&x, &weight, bias, terms, Some(&residual)).unwrap();
         let mut pairs = vec![(to_vec(&host).unwrap(), to_vec(&device).unwrap())];
         let gradients = [true, false].map(|host| backward(&x, &term, &weight, host));
         pairs.extend(gradients[0].clone().into_iter().zip(gradients[1].clone()));
