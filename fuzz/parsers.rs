@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use loradeck::data::{Message, Role};
 use loradeck::model::Tokenizer;
 use loradeck::ops::heap::{self, Watch};
 
@@ -95,12 +96,61 @@ pub fn gguf(input: &[u8]) {
     });
 }
 
-/// A base's `tokenizer.json`.
+/// A base's GGML file.
+pub fn ggml(input: &[u8]) {
+    let path = scratch().join("base.ggmlv3.bin");
+    fs::write(&path, input).unwrap();
+    let path = path.to_str().unwrap();
+    bounded(input, || {
+        if loradeck::model::describe(path).is_ok() {
+            drop(loradeck::model::open_tokenizer(path));
+        }
+    });
+}
+
+/// A chat template, as a base brings one: compiled, and rendered.
+pub fn template(input: &[u8]) {
+    thread_local!(static TOKENIZER: OnceCell<Tokenizer> = const { OnceCell::new() });
+    let Ok(source) = std::str::from_utf8(input) else {
+        return;
+    };
+    let message = |role, content: &str| Message {
+        role,
+        content: content.to_owned(),
+    };
+    let messages = [
+        message(Role::System, "Be kind."),
+        message(Role::User, "Hi."),
+        message(Role::Assistant, "Hello."),
+        message(Role::User, "What now?"),
+    ];
+    TOKENIZER.with(|tokenizer| {
+        let tokenizer = tokenizer
+            .get_or_init(|| loradeck::model::open_tokenizer("builtin:tiny-llama").unwrap());
+        // Its own bound: what a rendering may make, twice while a text grows.
+        let watch = Watch::new(320 << 20, 1 << 20);
+        drop(loradeck::data::render_chat(
+            tokenizer,
+            Some(source),
+            &messages,
+        ));
+        if let Err(e) = heap::check() {
+            panic!("{e}, from {} bytes of template", input.len());
+        }
+        drop(watch);
+    });
+}
+
+/// A base's `tokenizer.json`, and what it makes of a text.
 pub fn tokenizer(input: &[u8]) {
     let folder = folder_of("tokenizer", "llama_tied_gqa");
     fs::write(folder.join("tokenizer.json"), input).unwrap();
     bounded(input, || {
-        drop(loradeck::model::open_tokenizer(folder.to_str().unwrap()))
+        if let Ok(tokenizer) = loradeck::model::open_tokenizer(folder.to_str().unwrap())
+            && let Ok(ids) = tokenizer.encode("<s> Hello,  wörld 你好 <|im_end|>\n")
+        {
+            drop(tokenizer.decode(&ids, true));
+        }
     });
 }
 
@@ -177,9 +227,11 @@ pub fn adapter_config(input: &[u8]) {
 
 pub type Parser = (&'static str, fn(&[u8]));
 
-pub const PARSERS: [Parser; 10] = [
+pub const PARSERS: [Parser; 12] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
+    ("ggml", ggml),
+    ("template", template),
     ("tokenizer", tokenizer),
     ("config", config),
     ("csv", csv),

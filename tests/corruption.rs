@@ -1,4 +1,5 @@
-//! A byte that flips anywhere in a checkpoint is found, and the checkpoint before is used.
+//! A byte that flips anywhere in a checkpoint is found, and the checkpoint before is used; in a cache,
+//! and it is made again.
 //! `LORADECK_FLIPS=100000` flips more of the large files' bytes (the small ones' are all flipped).
 
 mod program;
@@ -8,7 +9,7 @@ use std::path::Path;
 
 use loradeck::random::{Purpose, Stream};
 use loradeck::train::checkpoint;
-use program::Scratch;
+use program::{Scratch, files_below};
 
 const CONFIG: &str = "max_steps: 4\nbatch_size: 2\nlora_rank: 2\nsave_steps: 2\neval_split: 0\n\
     sequence_len: 64\n";
@@ -96,4 +97,38 @@ fn a_flipped_byte_anywhere_in_a_checkpoint_is_found_and_the_one_before_is_used()
         "{said}"
     );
     assert!(said.contains("resumes after step 2"), "{said}");
+}
+
+/// Scans of large data sets are kept by content.
+#[test]
+fn a_flipped_byte_anywhere_in_a_data_cache_is_found_and_it_is_made_again() {
+    let scratch = Scratch::new("");
+    let cache = scratch.folder.path().join("cache");
+    let config = scratch.large_data();
+    let check = || scratch.check_with_cache(&config, &cache);
+    let first = check();
+    let files = files_below(&cache);
+    assert!(!files.is_empty(), "nothing was kept");
+    let before: Vec<Vec<u8>> = files.iter().map(|f| fs::read(f).unwrap()).collect();
+    let mut stream = Stream::new(8, Purpose::Sampling, 0, 0);
+    let rounds = 3;
+    for _ in 0..rounds {
+        for file in &files {
+            let at = stream.below(fs::metadata(file).unwrap().len() as u32) as usize;
+            flip(file, at, 1 << stream.below(8));
+        }
+        assert_eq!(check(), first);
+        for (file, bytes) in files.iter().zip(&before) {
+            assert!(
+                &fs::read(file).unwrap() == bytes,
+                "{} stayed",
+                file.display()
+            );
+        }
+    }
+    println!(
+        "{} flipped bytes in {} cached scans, all found and made again",
+        rounds * files.len(),
+        files.len()
+    );
 }

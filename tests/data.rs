@@ -481,6 +481,10 @@ fn a_template_that_refuses_or_never_ends_is_a_reason_not_a_hang() {
             "{% for a in range(90000) %}{{ messages }}{% endfor %}",
             "prints without end",
         ),
+        (
+            "{% set n = namespace(t='x') %}{% for i in range(90) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+            "makes too much text",
+        ),
         ("{{ nothing.at.all }}", "refuses"),
     ] {
         let data = place

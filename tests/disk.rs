@@ -181,6 +181,8 @@ fn survives(rule: &str, shim: &Path) -> String {
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 const EIO: i32 = 5;
+const EBUSY: i32 = 16;
+const ESTALE: i32 = 116;
 
 #[test]
 fn a_checkpoint_that_cannot_be_written_pauses_the_run_and_resume_goes_on() {
@@ -190,6 +192,9 @@ fn a_checkpoint_that_cannot_be_written_pauses_the_run_and_resume_goes_on() {
         ("open", EROFS, "checkpoints/"),
         ("fsync", EIO, "checkpoints/"),
         ("rename", EIO, "checkpoints/"),
+        // Network file systems: the name is in use elsewhere, the server has forgotten the file.
+        ("rename", EBUSY, "checkpoints/"),
+        ("rename", ESTALE, "checkpoints/"),
     ] {
         // The first calls are those that prove before the first step that it could be saved.
         let rested = survives(&format!("{call} {errno} 4 {path}"), shim);
@@ -277,45 +282,90 @@ fn a_checkpoint_is_written_synced_and_renamed_in_this_order() {
     assert_eq!(renames, 3);
 }
 
-/// A real disk that is full: a small tmpfs, where this test may mount one.
+/// A folder with something mounted on it, until dropped.
+struct Mount<'a>(&'a Path);
+
+impl Mount<'_> {
+    /// `None` where this test may not mount: not root, or in a container.
+    fn new<'a>(on: &'a Path, arguments: &[&str], what: &Path) -> Option<Mount<'a>> {
+        let done = Command::new("mount")
+            .args(arguments)
+            .arg(what)
+            .arg(on)
+            .output();
+        if done.is_ok_and(|d| d.status.success()) {
+            return Some(Mount(on));
+        }
+        println!("not run: this needs the right to mount");
+        None
+    }
+
+    fn again(&self, options: &str) -> bool {
+        let done = Command::new("mount")
+            .args(["-o", options])
+            .arg(self.0)
+            .output();
+        done.is_ok_and(|d| d.status.success())
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// A run of sixty steps with a checkpoint at every second.
+fn sixty_steps() -> Disk {
+    let disk = Disk::new();
+    let config = fs::read_to_string(&disk.scratch.config).unwrap();
+    let config = config.replace("max_steps: 6", "max_steps: 60\nkeep_checkpoints: 3");
+    fs::write(&disk.scratch.config, config).unwrap();
+    disk
+}
+
+fn assert_sixty_steps_and_whole_checkpoints(disk: &Disk) {
+    let steps: Vec<u64> = disk.scratch.losses().iter().map(|l| l.0).collect();
+    assert_eq!(steps, (1..=60).collect::<Vec<u64>>());
+    for (i, event) in disk.scratch.events().iter().enumerate() {
+        assert_eq!(event["seq"].as_u64(), Some(i as u64 + 1), "{event}");
+    }
+    assert_whole(disk);
+}
+
+fn assert_whole(disk: &Disk) {
+    let checkpoints = disk.checkpoints();
+    assert!(!checkpoints.is_empty());
+    for (_, path) in checkpoints {
+        checkpoint::verify(&path).unwrap();
+    }
+}
+
+fn resume_to_the_end(disk: &Disk) {
+    let out = disk.scratch.send(&["resume"]);
+    assert!(out.status.success(), "{}", text(&out));
+    disk.scratch.wait_for_phase("done");
+    assert_sixty_steps_and_whole_checkpoints(disk);
+}
+
+/// A real disk that is full: a small tmpfs.
 #[test]
 fn a_full_tmpfs_pauses_the_run_and_freed_space_lets_it_go_on() {
-    let disk = Disk::new();
+    let disk = sixty_steps();
     let run = &disk.scratch.run;
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
-        .arg(run)
-        .status()
-        .is_ok_and(|s| s.success());
-    if !mounted {
-        println!("not run: no tmpfs can be mounted here");
+    let Some(_mount) = Mount::new(run, &["-t", "tmpfs", "-o", "size=3m"], Path::new("tmpfs"))
+    else {
         return;
-    }
-    struct Unmount<'a>(&'a Path);
-    impl Drop for Unmount<'_> {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(self.0).status();
-        }
-    }
-    let unmount = Unmount(run);
-    let config = fs::read_to_string(&disk.scratch.config).unwrap();
-    fs::write(
-        &disk.scratch.config,
-        config.replace("max_steps: 6", "max_steps: 60\nkeep_checkpoints: 3"),
-    )
-    .unwrap();
+    };
     disk.scratch.detach();
     disk.scratch.wait_for_step(1);
     // Someone else fills it while the run works.
     let filler = run.join("filler");
-    let fill = || {
+    let until = Instant::now() + Duration::from_secs(90);
+    while !["paused", "done"].contains(&disk.phase().as_str()) {
         let mut file = fs::File::options().create(true).append(true).open(&filler);
         // Ends with an error once nothing more fits.
         let _ = file.as_mut().map(|f| f.write_all(&[1; 4 << 20]));
-    };
-    let until = Instant::now() + Duration::from_secs(90);
-    while !["paused", "done"].contains(&disk.phase().as_str()) {
-        fill();
         assert!(
             Instant::now() < until,
             "neither paused nor done: {}\n{}",
@@ -324,16 +374,93 @@ fn a_full_tmpfs_pauses_the_run_and_freed_space_lets_it_go_on() {
         );
     }
     assert_eq!(disk.phase(), "paused");
-    for (_, path) in disk.checkpoints() {
-        checkpoint::verify(&path).unwrap();
-    }
+    assert_whole(&disk);
     fs::remove_file(&filler).unwrap();
-    let out = disk.scratch.send(&["resume"]);
+    resume_to_the_end(&disk);
+}
+
+/// Someone remounts the checkpoints' folder read-only, and writable again.
+#[test]
+fn a_read_only_remount_pauses_the_run_and_a_writable_one_lets_it_go_on() {
+    let disk = sixty_steps();
+    disk.scratch.detach();
+    let folder = disk.scratch.run.join("checkpoints");
+    disk.scratch
+        .wait(Duration::from_secs(60), "a checkpoint", |_| {
+            folder.join("latest").exists()
+        });
+    disk.scratch.send(&["pause"]);
+    disk.scratch.wait_for_phase("paused");
+    let Some(mount) = Mount::new(&folder, &["--bind"], &folder) else {
+        return;
+    };
+    assert!(mount.again("remount,bind,ro"));
+    assert!(disk.scratch.send(&["resume"]).status.success());
+    disk.scratch.wait(Duration::from_secs(60), "a pause", |s| {
+        s["error"].is_string() || s["phase"] == "paused" && said_of_pause(&disk).contains("resume")
+    });
+    let said = said_of_pause(&disk);
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert_whole(&disk);
+    assert!(mount.again("remount,bind,rw"));
+    resume_to_the_end(&disk);
+}
+
+/// Why the run rests, as its log says it.
+fn said_of_pause(disk: &Disk) -> String {
+    let events = disk.scratch.events();
+    let pause = events.iter().rev().find(|e| e["phase"] == "paused");
+    pause.map_or(String::new(), |e| {
+        e["detail"].as_str().unwrap_or("").to_owned()
+    })
+}
+
+/// What a kernel does with a disk that has errors: read-only at once, under open files. Only a
+/// repair and a new mount help, and then the same command.
+#[test]
+fn an_ext4_that_its_kernel_has_shut_pauses_the_run_and_the_repaired_one_is_gone_on_with() {
+    let disk = sixty_steps();
+    let image = disk.scratch.folder.path().join("image");
+    fs::File::create(&image).unwrap().set_len(48 << 20).unwrap();
+    if !Command::new("mkfs.ext4")
+        .arg("-q")
+        .arg(&image)
+        .status()
+        .is_ok_and(|s| s.success())
+    {
+        println!("not run: there is no mkfs.ext4");
+        return;
+    }
+    let run = &disk.scratch.run;
+    let Some(mount) = Mount::new(run, &["-o", "loop"], &image) else {
+        return;
+    };
+    disk.scratch.detach();
+    disk.scratch.wait_for_step(3);
+    assert!(mount.again("remount,abort"));
+    let paused = disk.scratch.wait_for_phase("paused");
+    assert_whole(&disk);
+    program::kill(paused["pid"].as_u64().unwrap(), "KILL");
+    drop(mount);
+    // The loop device lets go of the image when the last file of the killed runner is closed.
+    let until = Instant::now() + Duration::from_secs(30);
+    let repaired = loop {
+        let _ = Command::new("e2fsck")
+            .args(["-p", "-f"])
+            .arg(&image)
+            .output();
+        match Mount::new(run, &["-o", "loop"], &image) {
+            Some(mount) => break mount,
+            None => assert!(Instant::now() < until, "it cannot be mounted again"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let out = disk
+        .scratch
+        .output(&["train", disk.scratch.config.to_str().unwrap(), "--headless"]);
     assert!(out.status.success(), "{}", text(&out));
-    disk.scratch.wait_for_phase("done");
-    let steps: Vec<u64> = disk.scratch.losses().iter().map(|l| l.0).collect();
-    assert_eq!(steps, (1..=60).collect::<Vec<u64>>());
-    drop(unmount);
+    assert_sixty_steps_and_whole_checkpoints(&disk);
+    drop(repaired);
 }
 
 /// The machine's clock is set back and forth by a day during a run.

@@ -46,6 +46,7 @@ fn seeds(parser: &str) -> Vec<Vec<u8>> {
         "gguf" => files(&fixtures.join("gguf"), |n| {
             n.ends_with("q4_1.gguf") || n.ends_with("f16.gguf")
         }),
+        "ggml" => files(&fixtures.join("ggml"), |n| n.ends_with(".bin")),
         "tokenizer" => files(&repository().join("src/model/builtin/tiny-llama"), |n| {
             n.ends_with("tokenizer.json")
         }),
@@ -62,6 +63,22 @@ fn seeds(parser: &str) -> Vec<Vec<u8>> {
     };
     let mut seeds: Vec<Vec<u8>> = paths.iter().map(|p| fs::read(p).unwrap()).collect();
     let texts: &[&str] = match parser {
+        // Beside the built-in base's: the other kinds of model, normaliser, splitter and decoder.
+        "tokenizer" => &[
+            r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":0,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Prepend","prepend":"_"},{"type":"Replace","pattern":{"Regex":" +"},"content":"_"},{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="}]},"pre_tokenizer":{"type":"Metaspace","replacement":"_","prepend_scheme":"first","split":true},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"<s>":{"id":"<s>","ids":[0],"tokens":["<s>"]}}},"decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"_"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]},"model":{"type":"Unigram","unk_id":1,"vocab":[["<s>",0.0],["<unk>",0.0],["_",-1.5],["l",-2.0],["lo",-2.5],["_Hel",-3.0]],"byte_fallback":true}}"#,
+            r#"{"version":"1.0","added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}| ?\\p{L}+|\\s+"},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}]},"post_processor":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":false,"use_regex":true},"decoder":{"type":"ByteLevel"},"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":"</w>","fuse_unk":false,"byte_fallback":false,"ignore_merges":true,"vocab":{"H":0,"e":1,"l":2,"o":3,"He":4,"ll":5,"Hell":6},"merges":[["H","e"],["l","l"],["He","ll"]]}}"#,
+            r#"{"version":"1.0","added_tokens":[],"normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},"pre_tokenizer":{"type":"BertPreTokenizer"},"post_processor":{"type":"BertProcessing","sep":["[SEP]",1],"cls":["[CLS]",0]},"decoder":{"type":"WordPiece","prefix":"\u0023#","cleanup":true},"model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"\u0023#","max_input_chars_per_word":100,"vocab":{"[CLS]":0,"[SEP]":1,"[UNK]":2,"hello":3,"\u0023#x":4}}}"#,
+        ],
+        "template" => &[
+            "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+             {{ raise_exception('roles must alternate') }}{% endif %}{{ '[INST] ' + message['content'].strip() + ' [/INST]' }}\
+             {% endfor %}",
+            "{%- set ns = namespace(text='', n=0) -%}{%- for m in messages[1:] -%}{%- set ns.text = ns.text ~ m.content -%}\
+             {%- set ns.n = ns.n + loop.length * 2 -%}{%- endfor -%}{{ ns.text | upper | replace('a', 'b') * ns.n }}",
+            "{% macro turn(m, depth=1) %}<|{{ m.role }}|>{{ m.content | trim | tojson }}{% if depth > 0 %}{{ turn(m, depth - 1) }}\
+             {% endif %}{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}{{ range(10) | list | join(',') | indent(4) }}\
+             {{ strftime_now('%d %b %Y') }}{% if add_generation_prompt %}{{ '%s' | format('x') }}{% endif %}",
+        ],
         "csv" => &[
             "prompt,completion\n\"a, b\",c\nd,\"e\n\"\"f\"\"\"\n",
             "instruction,input,output\nadd,1 2,3\n",

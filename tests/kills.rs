@@ -13,7 +13,7 @@ use loradeck::random::{Purpose, Stream};
 use loradeck::run::folder::RunFolder;
 use loradeck::run::status::load_state;
 use loradeck::train::checkpoint;
-use program::Scratch;
+use program::{Scratch, files_below};
 use serde_json::Value;
 
 const CONFIG: &str = "max_steps: 8\nbatch_size: 2\ngradient_accumulation_steps: 2\n\
@@ -143,14 +143,59 @@ fn assert_tidy_and_equal(scratch: &Scratch, expected: &Numbers) {
     }
 }
 
+fn parameter(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
+}
+
+/// A tenth as many kills again, while scans of the data are being kept.
+#[test]
+fn a_check_killed_while_it_writes_its_cache_leaves_nothing_that_is_taken_for_whole() {
+    let wanted = parameter("LORADECK_KILLS", 8).div_ceil(10).max(2);
+    let scratch = Scratch::new("");
+    let config = scratch.large_data();
+    let cache = scratch.folder.path().join("cache");
+    let expected = scratch.check_with_cache(&config, &cache);
+    let whole: Vec<_> = files_below(&cache)
+        .into_iter()
+        .map(|f| (fs::read(&f).unwrap(), f))
+        .collect();
+    assert!(!whole.is_empty(), "nothing was kept");
+    let mut stream = Stream::new(2, Purpose::Sampling, 0, 0);
+    let (mut inside, mut after) = (0, 0);
+    for _ in 0..wanted {
+        whole.iter().for_each(|(_, f)| fs::remove_file(f).unwrap());
+        let mut check = scratch
+            .check_command(&config, &cache)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = || {
+            let mut files = files_below(&cache).into_iter();
+            files.any(|f| f.extension().is_some_and(|e| e == "partial"))
+        };
+        while !begun() && check.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        std::thread::sleep(Duration::from_micros(u64::from(stream.below(3000))));
+        match check.try_wait().unwrap() {
+            None => inside += 1,
+            Some(_) => after += 1,
+        }
+        let _ = check.kill();
+        check.wait().unwrap();
+        assert_eq!(scratch.check_with_cache(&config, &cache), expected);
+        for (bytes, file) in &whole {
+            assert!(&fs::read(file).unwrap() == bytes, "{}", file.display());
+        }
+    }
+    println!("{inside} kills while a cache was written ({after} came too late)");
+}
+
 #[test]
 fn a_runner_killed_at_any_moment_of_writing_ends_with_the_undisturbed_runs_bits() {
-    let parameter = |name: &str, default: u64| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(default)
-    };
     let (wanted, seed) = (
         parameter("LORADECK_KILLS", 8),
         parameter("LORADECK_SEED", 1),

@@ -126,9 +126,34 @@ fn a_run_that_fits_in_no_size_pauses_with_what_to_change_and_lives() {
     );
     assert!(log.contains("Lower sequence_len or lora_rank"), "{log}");
     // Not even a checkpoint fits; what is asked for gets an answer, and the run lives on.
-    let out = scratch.send(&["checkpoint"]);
-    assert!(text(&out).contains("not enough memory"), "{}", text(&out));
+    for command in ["checkpoint", "export"] {
+        let out = scratch.send(&[command]);
+        assert!(text(&out).contains("not enough memory"), "{}", text(&out));
+    }
+    // Not a byte of what was not written is there.
+    let named = |folder: &str| fs::read_dir(scratch.run.join(folder)).map_or(0, Iterator::count);
+    assert_eq!((named("checkpoints"), named("exports")), (0, 0));
     assert_eq!(scratch.status()["phase"], "paused");
+}
+
+/// Steps of one short record fit, a prompt of 450 tokens does not.
+#[test]
+fn a_sample_that_does_not_fit_is_left_out_and_told_and_the_run_ends_with_the_same_numbers() {
+    let config = format!(
+        "max_steps: 5\nbatch_size: 1\nsequence_len: 32\neval_split: 8\nsample_steps: 2\n\
+         sample_prompts: [\"{}\"]\n",
+        "cough ".repeat(450)
+    );
+    let (tight, whole) = (Scratch::new(&config), Scratch::new(&config));
+    let out = train(&tight, Some("9000000"));
+    let said = text(&out);
+    assert!(out.status.success(), "{said}");
+    assert!(
+        said.contains("a sample was left out, as memory ran out"),
+        "{said}"
+    );
+    assert!(train(&whole, None).status.success());
+    assert_eq!(tight.losses(), whole.losses());
 }
 
 #[test]

@@ -21,6 +21,8 @@ const VERSION: &str = "loradeck text scan 1";
 
 /// Files that nobody has asked for this long are removed.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What a killed process has begun to write goes sooner.
+const BEGUN: Duration = Duration::from_secs(3600);
 
 pub(super) struct ScanCache {
     folder: PathBuf,
@@ -102,7 +104,9 @@ fn remove_old(folder: &Path) {
     };
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|m| m.modified());
-        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT)) {
+        let begun = entry.path().extension().is_some_and(|e| e == "partial");
+        let kept = if begun { BEGUN } else { KEPT };
+        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > kept)) {
             std::fs::remove_file(entry.path()).ok();
         }
     }

@@ -11,8 +11,9 @@ use super::formats::Message;
 use crate::error::input_error;
 use crate::model::Tokenizer;
 
-/// Instructions a rendering may take; a conversation of a thousand messages takes some ten thousand.
-const FUEL: u64 = 20_000_000;
+/// Instructions a rendering may take, where 64 bytes of text that it makes cost as much as one: a
+/// conversation of a thousand messages takes some ten thousand. It bounds memory as well, to 128 MiB.
+const FUEL: u64 = 2_000_000;
 
 /// Bytes a rendering may have beyond 16 times its messages.
 const OUTPUT: usize = 1 << 20;
@@ -142,7 +143,9 @@ fn reason(error: &minijinja::Error) -> String {
         .line()
         .map_or(String::new(), |l| format!(" (its line {l})"));
     match error.kind() {
-        ErrorKind::OutOfFuel => "the chat template does not come to an end".into(),
+        ErrorKind::OutOfFuel => {
+            "the chat template does not come to an end, or makes too much text".into()
+        }
         ErrorKind::WriteFailure => "the chat template prints without end".into(),
         kind => format!(
             "the chat template refuses it: {}{line}",

@@ -1,9 +1,11 @@
 //! Text to token ids and back.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
+use tokenizers::normalizers::Precompiled;
 
 use super::gguf::Header;
 use super::sentencepiece::{self, Options};
@@ -24,14 +26,14 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Token ids of `text`; special tokens written in it are recognised; no BOS/EOS is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
+        let encoding = contained(|| self.inner.encode_fast(text, false));
         let encoding = encoding.map_err(|e| anyhow!("the tokenizer failed: {e}"))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of `ids`; special tokens are left out unless `special`.
     pub fn decode(&self, ids: &[u32], special: bool) -> Result<String> {
-        let text = self.inner.decode(ids, !special);
+        let text = contained(|| self.inner.decode(ids, !special));
         text.map_err(|e| anyhow!("the tokenizer failed: {e}"))
     }
 
@@ -97,9 +99,7 @@ impl Tokenizer {
     }
 
     pub(super) fn from_parts(parts: Parts<'_>) -> Result<Self> {
-        let mut inner: tokenizers::Tokenizer = parts
-            .tokenizer
-            .parse()
+        let mut inner = parse(parts.tokenizer)
             .map_err(|e| input_error(format!("{} is no tokenizer: {e}", parts.file)))?;
         inner.with_padding(None);
         inner
@@ -133,7 +133,7 @@ impl Tokenizer {
         // Whether BOS is added is mostly left to the post-processor in tokenizer.json: ask it.
         let add_bos = match config.get("add_bos_token").and_then(Value::as_bool) {
             Some(add) => add,
-            None => match inner.encode("", true) {
+            None => match contained(|| inner.encode("", true)) {
                 Ok(encoding) => bos.is_some() && encoding.get_ids().first().copied() == bos,
                 Err(_) => false,
             },
@@ -201,6 +201,28 @@ impl Tokenizer {
             inner,
         })
     }
+}
+
+/// `tokenizer.json`. The library takes for granted that its text is JSON and that a normaliser's table
+/// is one, and panics where they are not; so they are looked at first.
+fn parse(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let json: Value = serde_json::from_str(text)?;
+    check_tables(&json["normalizer"])?;
+    contained(|| text.parse())
+}
+
+fn check_tables(normalizer: &Value) -> tokenizers::Result<()> {
+    if normalizer["type"] == "Precompiled" {
+        serde_json::from_value::<Precompiled>(normalizer.clone())?;
+    }
+    let inner = normalizer["normalizers"].as_array();
+    inner.into_iter().flatten().try_for_each(check_tables)
+}
+
+/// What the library does with a vocabulary or table that someone else made: should it panic, that is an
+/// error of the file.
+fn contained<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it is damaged".into()))
 }
 
 /// The format that LLaMA 2 Chat was trained with: `chat_completion` of Meta's `generation.py`.

@@ -16,6 +16,8 @@ const ACKS: usize = 50;
 const SAMPLES: usize = 200;
 /// Readings of the machine kept for the history lines.
 const HARDWARE_HISTORY: usize = 240;
+/// Marks of a kind, and held-out losses, that are kept.
+const MARKS: usize = 2048;
 /// Steps over which speed is averaged.
 const THROUGHPUT_STEPS: usize = 20;
 
@@ -60,7 +62,7 @@ pub struct RunState {
     /// Tokens seen, and seconds spent on steps (evals and saves included, pauses not).
     pub tokens: Series,
     pub seconds: Series,
-    /// Held-out losses by step.
+    /// Held-out losses by step; of thousands every second, fourth, ..., with the first and the last.
     pub evals: Vec<(u64, Num)>,
     pub base_eval_loss: Option<Num>,
     pub marks: Marks,
@@ -80,13 +82,38 @@ pub struct RunState {
     pub alerts: Alerts,
 }
 
-/// Steps at which something happened, for marks in the charts.
+/// Steps at which something happened, for marks in the charts: the last of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Marks {
-    pub non_finite: Vec<u64>,
-    pub pauses: Vec<u64>,
-    pub config_changes: Vec<u64>,
-    pub resumes: Vec<u64>,
+    pub non_finite: VecDeque<u64>,
+    pub pauses: VecDeque<u64>,
+    pub config_changes: VecDeque<u64>,
+    pub resumes: VecDeque<u64>,
+    /// Updates that were skipped, also those whose marks are no longer kept.
+    #[serde(default)]
+    pub skipped: u64,
+}
+
+impl Marks {
+    fn truncate_after(&mut self, step: u64) {
+        let known = self.non_finite.len();
+        for marks in [
+            &mut self.non_finite,
+            &mut self.pauses,
+            &mut self.config_changes,
+            &mut self.resumes,
+        ] {
+            marks.retain(|&s| s <= step);
+        }
+        self.skipped -= (known - self.non_finite.len()) as u64;
+    }
+}
+
+fn mark(marks: &mut VecDeque<u64>, step: u64) {
+    marks.push_back(step);
+    if marks.len() > MARKS {
+        marks.pop_front();
+    }
 }
 
 /// Speed over the last steps.
@@ -227,15 +254,8 @@ impl RunState {
                 self.evals.retain(|(s, _)| s <= step);
                 self.samples.retain(|s| s.step <= *step);
                 self.checkpoints.retain(|c| c.step <= *step);
-                for marks in [
-                    &mut self.marks.non_finite,
-                    &mut self.marks.pauses,
-                    &mut self.marks.config_changes,
-                    &mut self.marks.resumes,
-                ] {
-                    marks.retain(|s| s <= step);
-                }
-                self.marks.resumes.push(*step);
+                self.marks.truncate_after(*step);
+                mark(&mut self.marks.resumes, *step);
                 if self.last.step != *step {
                     self.last = StepMetrics {
                         step: *step,
@@ -259,7 +279,7 @@ impl RunState {
                 error,
             } => {
                 if *phase == PhaseName::Paused && self.phase != PhaseName::Paused {
-                    self.marks.pauses.push(self.last.step);
+                    mark(&mut self.marks.pauses, self.last.step);
                 }
                 self.enter(*phase, detail, time);
                 if let Some(error) = error {
@@ -310,7 +330,8 @@ impl RunState {
                 in_a_row,
                 ..
             } => {
-                self.marks.non_finite.push(*step);
+                mark(&mut self.marks.non_finite, *step);
+                self.marks.skipped += 1;
                 let entry = LogEntry::Skipped {
                     step: *step,
                     loss: *loss,
@@ -327,6 +348,14 @@ impl RunState {
             } => {
                 self.evals.retain(|(s, _)| s != step);
                 self.evals.push((*step, *loss));
+                if self.evals.len() > MARKS {
+                    // Every second one of so long a curve says as much; the first and the last stay.
+                    let mut odd = true;
+                    self.evals.retain(|_| {
+                        odd = !odd;
+                        !odd
+                    });
+                }
                 if base_loss.is_some() {
                     self.base_eval_loss = *base_loss;
                 }
@@ -438,7 +467,7 @@ impl RunState {
                     self.log(time, Level::Info, entry);
                 }
                 if changes.iter().any(|c| c.applies != "restart") {
-                    self.marks.config_changes.push(self.last.step);
+                    mark(&mut self.marks.config_changes, self.last.step);
                 }
                 for error in errors {
                     let entry = LogEntry::Broken {

@@ -21,6 +21,8 @@ const EMITTED: usize = 1024;
 /// Longest time a metric waits in memory before other processes can read it; the rest does not
 /// wait.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// Bytes of lines that do not wait: many small events would make a long queue of them.
+const FLUSH_BYTES: usize = 256 << 10;
 /// After a failed write.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of a run waits for a disk that refuses its last lines.
@@ -253,7 +255,7 @@ impl Worker {
             return;
         };
         self.log.append(&line);
-        let soon = if event.kind.droppable() {
+        let soon = if event.kind.droppable() && self.log.waiting() < FLUSH_BYTES {
             FLUSH_EVERY
         } else {
             Duration::ZERO

@@ -13,11 +13,22 @@ use crate::protocol::RunState;
 use super::folder::write_atomically;
 use super::segments::{for_each_line, parse_event};
 
-#[derive(Serialize, Deserialize)]
-struct Snapshot<S> {
+/// The file's first line; its second is the state.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Head {
     /// Of this version's `RunState`: another fold is no start for this one.
     shape: String,
-    state: S,
+    /// Of the second line: a byte that flips on the disk may leave a state, but another one.
+    blake3: String,
+}
+
+impl Head {
+    fn of(state: &[u8]) -> Head {
+        Head {
+            shape: shape(),
+            blake3: blake3::hash(state).to_hex().to_string(),
+        }
+    }
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -36,11 +47,11 @@ fn shape() -> String {
 /// # Errors
 /// The folder cannot be written; nothing depends on it.
 pub fn write(folder: &Path, state: &RunState) -> Result<()> {
-    let snapshot = Snapshot {
-        shape: shape(),
-        state,
-    };
-    write_atomically(&path(folder), &serde_json::to_vec(&snapshot)?)
+    let state = serde_json::to_vec(state)?;
+    let mut bytes = serde_json::to_vec(&Head::of(&state))?;
+    bytes.push(b'\n');
+    bytes.extend(state);
+    write_atomically(&path(folder), &bytes)
 }
 
 /// The state to fold a log from: the snapshot's if it is of this very log, else an empty one.
@@ -50,9 +61,14 @@ pub fn start(folder: &Path) -> RunState {
 
 fn read(folder: &Path) -> Option<RunState> {
     let bytes = fs::read(path(folder)).ok()?;
-    let snapshot: Snapshot<RunState> = serde_json::from_slice(&bytes).ok()?;
-    let state = snapshot.state;
-    (snapshot.shape == shape() && is_of(folder, &state)).then_some(state)
+    let end = bytes.iter().position(|&b| b == b'\n')?;
+    let (head, state) = (&bytes[..end], &bytes[end + 1..]);
+    let head: Head = serde_json::from_slice(head).ok()?;
+    if head != Head::of(state) {
+        return None;
+    }
+    let state = serde_json::from_slice(state).ok()?;
+    is_of(folder, &state).then_some(state)
 }
 
 /// Whether a state is the fold of the beginning of this very log.
@@ -111,5 +127,28 @@ mod tests {
         assert_eq!(start(folder.path()).seq, 0, "the log was begun anew");
         fs::write(path(folder.path()), "{").unwrap();
         assert_eq!(folded(folder.path()).seq, 10);
+    }
+
+    #[test]
+    fn a_flipped_byte_anywhere_in_the_snapshot_is_found_and_the_log_is_read_instead() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("events.000001.jsonl");
+        let lines: Vec<u8> = (1..=20).flat_map(|s| line(s, 1.0 / s as f64)).collect();
+        fs::write(&log, lines).unwrap();
+        let whole = folded(folder.path());
+        write(folder.path(), &whole).unwrap();
+        let bytes = fs::read(path(folder.path())).unwrap();
+        // The first line, and some of the rest.
+        let places = (0..160).chain((160..bytes.len()).step_by(bytes.len() / 200));
+        for at in places.clone() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(path(folder.path()), &flipped).unwrap();
+            assert_eq!(start(folder.path()).seq, 0, "byte {at}");
+        }
+        println!("{} flipped bytes, all found", places.count());
+        assert!(folded(folder.path()) == whole);
+        fs::write(path(folder.path()), &bytes).unwrap();
+        assert_eq!(start(folder.path()).seq, 20);
     }
 }

@@ -13,7 +13,7 @@ use super::hub::Hub;
 
 /// Events that may wait for a slow disk; later ones are missing in TensorBoard then, never in the
 /// event log.
-const EVENTS: usize = 65_536;
+const EVENTS: usize = 4096;
 
 /// Starts the writer; it ends with the hub.
 ///

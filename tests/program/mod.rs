@@ -122,6 +122,44 @@ impl Scratch {
         })
     }
 
+    /// Data above the size from which on its scan is kept, and a config for it.
+    pub fn large_data(&self) -> PathBuf {
+        let data = self.folder.path().join("large.jsonl");
+        let words = "rest drink honey warm tea sleep water walk fresh air soup salt ";
+        let lines: String = (0..4200)
+            .map(|i| {
+                let record = serde_json::json!({
+                    "prompt": format!("question {i}?"),
+                    "completion": format!("{i} {}", words.repeat(32)),
+                });
+                format!("{record}\n")
+            })
+            .collect();
+        assert!(lines.len() > 8 << 20);
+        fs::write(&data, lines).unwrap();
+        let config = self.folder.path().join("large.yaml");
+        let text = format!(
+            "base_model: builtin:tiny-llama\ntrain_data_dir: {}\nsequence_len: 64\ndevice: cpu\n",
+            data.display()
+        );
+        fs::write(&config, text).unwrap();
+        config
+    }
+
+    pub fn check_command(&self, config: &Path, cache: &Path) -> Command {
+        let mut command = self.command(&["check", config.to_str().unwrap(), "--json"]);
+        command.env("LORADECK_CACHE", cache);
+        command
+    }
+
+    /// What `check` finds in the data.
+    pub fn check_with_cache(&self, config: &Path, cache: &Path) -> Value {
+        let out = self.check_command(config, cache).output().unwrap();
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert!(json["data"].is_object(), "{json}");
+        json["data"].clone()
+    }
+
     /// Every event in the log, in order; a line that does not parse fails the test.
     pub fn events(&self) -> Vec<Value> {
         let mut files: Vec<_> = fs::read_dir(&self.run)
@@ -177,6 +215,23 @@ impl Drop for Scratch {
             kill(pid, "KILL");
         }
     }
+}
+
+/// Every file below a folder, sorted.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 pub fn kill(pid: u64, signal: &str) {

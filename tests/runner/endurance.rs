@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use loradeck::protocol::{Command, EventKind, StopMode};
 use loradeck::run::client::Client;
 use loradeck::run::link::Update;
+use loradeck::run::status::load_state;
 
+use super::program::Scratch;
+use super::program::terminal::Terminal;
 use super::support::{Run, Updates, eventually};
 
 fn parameter(name: &str, default: u64) -> u64 {
@@ -47,18 +50,29 @@ fn usage(pid: u32) -> Usage {
 
 const MIB: u64 = 1 << 20;
 
+/// The runner's, and a deck's that watches all the time.
 #[test]
 fn a_long_run_keeps_its_memory_rotates_its_log_and_is_attached_to_at_once() {
     let steps = parameter("LORADECK_STEPS", 200_000);
     let run = Run::new(&format!("max_steps: {steps}"));
     let runner = run.start("fast linger");
     runner.answers();
+    let runtime = run.scratch_folder().join("runtime");
+    let beside = Scratch::new("");
+    let deck = Terminal::open_with(
+        &beside,
+        (120, 40),
+        &["attach", run.folder.root().to_str().unwrap()],
+        &[("XDG_RUNTIME_DIR", runtime.to_str().unwrap())],
+    );
+    deck.wait_for("step");
     let step = || {
         let mut client = Client::connect(&run.folder, true).unwrap();
         client.snapshot(Duration::from_secs(30)).unwrap().last.step
     };
+    let both = || [usage(runner.pid()), usage(deck.child.process_id().unwrap())];
     eventually("a fifth of the run", || step() >= steps / 5);
-    let early = usage(runner.pid());
+    let early = both();
     let patience = Instant::now();
     while step() < steps {
         assert!(
@@ -67,7 +81,7 @@ fn a_long_run_keeps_its_memory_rotates_its_log_and_is_attached_to_at_once() {
         );
         std::thread::sleep(Duration::from_millis(100));
     }
-    let late = usage(runner.pid());
+    let late = both();
     let start = Instant::now();
     let updates = Updates::open(&run.folder);
     updates.wait_for(
@@ -75,6 +89,10 @@ fn a_long_run_keeps_its_memory_rotates_its_log_and_is_attached_to_at_once() {
         |u| matches!(u, Update::Snapshot(s) if s.last.step == steps),
     );
     let attached = start.elapsed();
+    runner.kill("KILL");
+    let start = Instant::now();
+    assert_eq!(load_state(&run.folder).unwrap().last.step, steps);
+    let read = start.elapsed();
     let segments: Vec<u64> = fs::read_dir(run.folder.root())
         .unwrap()
         .flatten()
@@ -82,20 +100,29 @@ fn a_long_run_keeps_its_memory_rotates_its_log_and_is_attached_to_at_once() {
         .map(|e| e.metadata().unwrap().len())
         .collect();
     println!(
-        "{steps} steps: {} segments, {} MiB of log; rss {} MiB at a fifth, {} MiB at the end; attached in {:.0} ms",
+        "{steps} steps: {} segments, {} MiB of log; attached in {:.0} ms, after SIGKILL in {:.0} ms",
         segments.len(),
         segments.iter().sum::<u64>() / MIB,
-        early.rss / MIB,
-        late.rss / MIB,
-        attached.as_secs_f64() * 1e3
+        attached.as_secs_f64() * 1e3,
+        read.as_secs_f64() * 1e3
     );
-    assert!(late.rss < early.rss + 24 * MIB, "{early:?} {late:?}");
+    for (who, early, late) in [("runner", early[0], late[0]), ("deck", early[1], late[1])] {
+        println!(
+            "{who}: {:.1} MiB at a fifth, {:.1} MiB at the end; {} and {} descriptors, {} and {} threads",
+            early.rss as f64 / MIB as f64,
+            late.rss as f64 / MIB as f64,
+            early.descriptors,
+            late.descriptors,
+            early.threads,
+            late.threads
+        );
+        assert!(late.rss < early.rss + 8 * MIB, "{who}: {early:?} {late:?}");
+    }
     assert!(
         segments.iter().all(|&bytes| bytes < 66 * MIB),
         "{segments:?}"
     );
     assert!(attached < Duration::from_secs(10), "{attached:?}");
-    runner.kill("KILL");
 }
 
 #[test]
@@ -133,7 +160,8 @@ fn visitors_that_come_and_go_leave_nothing_behind() {
     let mut after = quiet();
     eventually("the visitors' threads and descriptors to be gone", || {
         after = quiet();
-        after.threads <= before.threads && after.descriptors <= before.descriptors
+        // Parts of the runner itself come and go; a visit in three that left one would be many more.
+        after.threads <= before.threads + 8 && after.descriptors <= before.descriptors + 8
     });
     println!("{visits} visits: {before:?} before, {after:?} after");
     assert!(after.rss < before.rss + 8 * MIB, "{before:?} {after:?}");

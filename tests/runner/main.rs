@@ -4,6 +4,8 @@ mod clients;
 mod endurance;
 mod life;
 mod others;
+#[path = "../program/mod.rs"]
+mod program;
 mod support;
 
 /// Not a test: the process that the others start. See `support::Run::start`.

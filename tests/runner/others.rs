@@ -272,6 +272,34 @@ fn a_copied_run_folder_never_reaches_the_originals_runner() {
     runner.wait();
 }
 
+#[test]
+fn a_run_whose_folder_is_moved_away_goes_on_says_so_and_ends_when_another_runner_starts_there() {
+    let run = Run::new("max_steps: 1000000");
+    let first = run.start("");
+    first.answers();
+    let deck = Updates::open(&run.folder);
+    deck.wait_for("a snapshot", |u| matches!(u, Update::Snapshot(_)));
+    let moved = RunFolder::new(run.scratch_folder().join("moved"));
+    std::fs::rename(run.folder.root(), moved.root()).unwrap();
+    let says = |word: &'static str| move |u: &Update| matches!(u, Update::Event(e) if serde_json::to_string(&e.kind).unwrap().contains(word));
+    deck.wait_for(
+        "the sentence",
+        says("was deleted or moved away: the run goes on"),
+    );
+    // Where it lies now, it is live: the lock and the log went with it.
+    let step = || loradeck::run::status::load_state(&moved).unwrap();
+    let before = step().last.step;
+    eventually("more steps", || step().last.step > before);
+    assert_eq!(step().phase.as_str(), "training");
+    assert!(Client::connect(&moved, false).is_ok());
+    let second = run.start("");
+    assert_eq!(first.wait(), 1);
+    eventually("the second's steps", || run.steps() > 2);
+    assert_eq!(run.phase(), "training");
+    second.kill("TERM");
+    assert_eq!(second.wait(), 143);
+}
+
 /// After a reboot the number may be anybody's.
 #[test]
 fn a_lock_file_with_the_pid_of_another_live_process_is_no_obstacle() {

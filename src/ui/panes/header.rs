@@ -450,12 +450,12 @@ fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if state.last.peak_memory_bytes > 0 {
         segments.push(pair(lang.peak(), text::bytes(state.last.peak_memory_bytes)));
     }
-    if !state.marks.non_finite.is_empty() {
+    if state.marks.skipped > 0 {
         segments.push(vec![Span::styled(
             format!(
                 "{} {}",
                 theme.glyphs.non_finite,
-                lang.steps_skipped(state.marks.non_finite.len())
+                lang.steps_skipped(state.marks.skipped)
             ),
             theme[Role::Error],
         )]);

@@ -152,8 +152,8 @@ pub fn window(app: &App) -> Window {
 pub fn marks(app: &App, theme: &Theme) -> Vec<Mark> {
     let g = theme.glyphs;
     let m = &app.state.marks;
-    let saves: Vec<u64> = app.state.checkpoints.iter().map(|c| c.step).collect();
-    let samples = app.sample_steps();
+    let saves = app.state.checkpoints.iter().map(|c| c.step).collect();
+    let samples = app.sample_steps().into();
     [
         (&samples, g.sample, Role::Key),
         (&saves, g.checkpoint, Role::Good),
