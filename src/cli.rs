@@ -338,14 +338,16 @@ pub struct SamplingArgs {
 
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// The base: a Hugging Face folder, a GGUF or GGML (ggjt v3) file or builtin:tiny-llama
+    /// The base: a Hugging Face folder, a GGUF or GGML (ggjt v3) file, a Stable Diffusion checkpoint
+    /// or diffusers folder, builtin:tiny-llama or builtin:tiny-sd
     #[arg(long, value_name = "BASE")]
     pub base: String,
     /// An adapter of any format, a checkpoint or a run, with an optional strength (A:0.8); several
     /// act together
     #[arg(long, value_name = "ADAPTER[:WEIGHT]")]
     pub lora: Vec<String>,
-    /// The user's message; runs through the chat template
+    /// The user's message, which runs through the chat template; for an image base what to draw, in
+    /// the syntax of sample_prompts too (`a fox --n blurry --w 512 --h 512 --d 7 --s 20 --l 7.5`)
     #[arg(long)]
     pub prompt: String,
     /// Take the prompt as it is, without a chat template
@@ -360,6 +362,38 @@ pub struct GenerateArgs {
     /// [T, V]) and generate nothing
     #[arg(long, value_name = "FILE")]
     pub logits: Option<PathBuf>,
+    #[command(flatten)]
+    pub drawing: DrawingArgs,
+}
+
+/// What `generate` draws with an image base.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Image bases")]
+pub struct DrawingArgs {
+    /// The PNG to write; several pictures are numbered
+    #[arg(long, value_name = "FILE", default_value = "picture.png")]
+    pub output: PathBuf,
+    /// How many pictures, with seeds one after another
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub count: u64,
+    /// What must not be in the picture
+    #[arg(long, value_name = "TEXT")]
+    pub negative: Option<String>,
+    /// Pixels (default: what the base was made for)
+    #[arg(long, value_name = "PIXELS")]
+    pub width: Option<usize>,
+    /// Pixels (default: what the base was made for)
+    #[arg(long, value_name = "PIXELS")]
+    pub height: Option<usize>,
+    /// Denoising steps
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub steps: usize,
+    /// Weight of the prompt against the negative one
+    #[arg(long, value_name = "SCALE", default_value_t = 7.5)]
+    pub scale: f64,
+    /// ddim, dpm++_2m or euler_a
+    #[arg(long, value_name = "NAME", default_value = "dpm++_2m")]
+    pub sampler: String,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,9 @@ pub enum Purpose {
     Init = 3,
     Dropout = 4,
     Sampling = 5,
+    /// A picture's noise in training.
+    Noise = 6,
+    Timestep = 7,
     /// Whether an image is mirrored.
     Flip = 16,
     /// Dropping and shuffling captions.
@@ -82,6 +85,20 @@ impl Stream {
     pub fn uniform_f64(&mut self) -> f64 {
         let bits = (u64::from(self.next_u32()) << 32) | u64::from(self.next_u32());
         (bits >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// `count` numbers of the standard normal distribution (Box and Muller, 1958).
+    pub fn gaussian(&mut self, count: usize) -> Vec<f32> {
+        let mut numbers = Vec::with_capacity(count + 1);
+        while numbers.len() < count {
+            // From (0, 1]: the logarithm of 0 is none.
+            let radius = (-2.0 * (1.0 - self.uniform_f64()).ln()).sqrt();
+            let angle = std::f64::consts::TAU * self.uniform_f64();
+            numbers.push((radius * angle.cos()) as f32);
+            numbers.push((radius * angle.sin()) as f32);
+        }
+        numbers.truncate(count);
+        numbers
     }
 
     /// Uniform in 0..n, without bias. `n` must not be 0.
@@ -160,6 +177,27 @@ mod tests {
             seen[stream.below(7) as usize] += 1;
         }
         assert!(seen.iter().all(|&n| n > 800), "{seen:?}");
+    }
+
+    #[test]
+    fn normal_numbers_have_the_moments_of_the_normal_distribution() {
+        let numbers = Stream::new(1, Purpose::Noise, 0, 0).gaussian(100_001);
+        let moment = |power: i32| {
+            let sum: f64 = numbers.iter().map(|&x| f64::from(x).powi(power)).sum();
+            sum / numbers.len() as f64
+        };
+        for (power, expected, tolerance) in [
+            (1, 0.0, 0.015),
+            (2, 1.0, 0.02),
+            (3, 0.0, 0.05),
+            (4, 3.0, 0.12),
+        ] {
+            assert!(
+                (moment(power) - expected).abs() < tolerance,
+                "{power}: {}",
+                moment(power)
+            );
+        }
     }
 
     #[test]

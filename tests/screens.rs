@@ -390,6 +390,7 @@ fn wide_characters_keep_their_columns() {
                 prompt: "我头疼，应该怎么办？".into(),
                 text: "感谢您写信给诊所。请在安静的房间里休息，多喝水 💧，如果明天还疼，请九点来就诊。祝您早日康复！👩‍⚕️".into(),
                 base_text: Some("头疼可能有很多原因。Drink water. 喝水。喝水。喝水。喝水。喝水。喝水。喝水。".into()),
+                ..SampleText::default()
             }],
             seconds: 1.0,
         }));

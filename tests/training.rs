@@ -210,6 +210,7 @@ fn fifty_steps(case: &str) {
             );
         let rates = Rates {
             learning_rate,
+            text_encoder: learning_rate,
             loraplus_ratio: settings.loraplus_ratio,
             weight_decay: settings.weight_decay,
         };

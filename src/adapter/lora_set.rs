@@ -49,23 +49,11 @@ pub fn from_lora_set(set: &LoraSet, base_name: &str) -> Result<Adapter> {
     for pair in &set.pairs {
         let a = numbers(&pair.a)?;
         let rank = a.shape[0];
-        // Of pairs like the rest the alpha is known; a scale of its own tells another.
-        let alpha = if rank == set.spec.rank && pair.scale == set.spec.scale() {
-            set.spec.alpha
-        } else {
-            let root = (rank as f64).sqrt();
-            pair.scale
-                * if set.spec.use_rslora {
-                    root
-                } else {
-                    rank as f64
-                }
-        };
         let part = Part {
             a,
             b: numbers(&pair.b)?,
             magnitude: pair.magnitude.as_ref().map(numbers).transpose()?,
-            alpha,
+            alpha: alpha_of(&set.spec, pair.scale, rank),
             keys: None,
         };
         adapter.parts.insert(pair.module.clone(), part);
@@ -73,7 +61,16 @@ pub fn from_lora_set(set: &LoraSet, base_name: &str) -> Result<Adapter> {
     Ok(adapter)
 }
 
-fn numbers(var: &Var) -> Result<Numbers> {
+/// The alpha of a pair: known for pairs like the rest; a scale of its own tells another.
+pub(super) fn alpha_of(spec: &LoraSpec, scale: f64, rank: usize) -> f64 {
+    if rank == spec.rank && scale == spec.scale() {
+        return spec.alpha;
+    }
+    let rank = rank as f64;
+    scale * if spec.use_rslora { rank.sqrt() } else { rank }
+}
+
+pub(super) fn numbers(var: &Var) -> Result<Numbers> {
     let tensor = var.as_detached_tensor().to_dtype(DType::F32)?;
     Ok(Numbers::new(var.dims(), &tensor.flatten_all()?.to_vec1()?))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::model::Adapter;
+use super::write::IMAGE_FILE;
 use super::{diffusers, gguf, kohya, peft, safetensors_file};
 use crate::error::input_error;
 
@@ -75,9 +76,11 @@ fn open_file(path: &Path) -> Result<Adapter> {
 
 /// The one file of a folder that may be an adapter.
 fn only_file(folder: &Path) -> Result<PathBuf> {
-    let pipeline = folder.join(diffusers::FILE);
-    if pipeline.is_file() {
-        return Ok(pipeline);
+    for name in [diffusers::FILE, IMAGE_FILE] {
+        let file = folder.join(name);
+        if file.is_file() {
+            return Ok(file);
+        }
     }
     let entries = std::fs::read_dir(folder)
         .map_err(|e| input_error(format!("{} cannot be read: {e}", folder.display())))?;

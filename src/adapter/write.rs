@@ -19,6 +19,18 @@ pub struct Written {
     pub notes: Vec<String>,
 }
 
+/// The adapter's file in a checkpoint of an image run: kohya's format, with all its precision.
+pub const IMAGE_FILE: &str = "adapter.safetensors";
+
+/// The bytes of kohya's file.
+///
+/// # Errors
+/// A module that the format has no name for; numbers that are not finite.
+pub fn kohya_file(adapter: Adapter) -> Result<Vec<u8>> {
+    let (adapter, _) = prepare(adapter, Format::Kohya, &ExportOptions::default())?;
+    kohya::write(&adapter)
+}
+
 /// Writes an adapter in a format: into a folder, or, for the formats of one file, into the
 /// `.safetensors` or `.gguf` file that `output` names. What is written is there whole or not at
 /// all; its bytes depend on the adapter, the format and the options only.

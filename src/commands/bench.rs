@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::bytes;
 use super::scratch::Scratch;
@@ -17,9 +17,6 @@ pub fn run(args: BenchArgs) -> Result<u8> {
     let started = Instant::now();
     let loaded = config::load(&args.config, &args.sets)
         .map_err(|problems| config::problems_error(&problems))?;
-    if let Some(problem) = loaded.not_built() {
-        bail!(config::problems_error(&[problem]));
-    }
     let plan = Plan {
         warmup: args.warmup,
         steps: args.steps,
@@ -66,13 +63,18 @@ fn table(m: &Measurement) -> String {
         1 => String::new(),
         n => format!(" x {n} micro-batches"),
     };
+    let size = match (m.sequence_len, m.tokens_per_step, m.resolution) {
+        (Some(length), Some(tokens), _) => {
+            format!("at most {length} tokens: {tokens:.0} tokens")
+        }
+        (_, _, side) => format!("about {0}x{0} pixels", side.unwrap_or(0)),
+    };
     line(
         "a step",
         format!(
-            "{} records{accumulated} of at most {} tokens: {:.0} tokens; recomputation {}",
+            "{} records{accumulated} of {}; recomputation {}",
             m.batch_size,
-            m.sequence_len,
-            m.tokens_per_step,
+            size,
             if m.gradient_checkpointing {
                 "on"
             } else {
@@ -80,7 +82,11 @@ fn table(m: &Measurement) -> String {
             }
         ),
     );
-    line("speed", format!("{:.1} tokens/s", m.tokens_per_second));
+    let speed = match (m.tokens_per_second, m.images_per_second) {
+        (Some(tokens), _) => format!("{tokens:.1} tokens/s"),
+        (None, images) => format!("{:.3} images/s", images.unwrap_or(0.0)),
+    };
+    line("speed", speed);
     line(
         "step",
         format!(

@@ -1,6 +1,7 @@
 //! `loradeck check`.
 
 pub(super) mod examine;
+mod examine_images;
 pub(super) mod findings;
 mod images;
 mod json;

@@ -7,17 +7,21 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
-use super::adapters;
+use super::{adapters, generate_image};
 use crate::adapter;
 use crate::cli::{GenerateArgs, SamplingArgs};
 use crate::error::input_error;
 use crate::generate::{Loaded, SamplingOptions, encode_prompt, generate};
+use crate::model::diffusion::is_image_base;
 use crate::model::{self, Active, Base, DeviceRequest};
 use crate::printable::write_out;
 use crate::train::dtype;
 
 /// Prints what a base says to a prompt, or writes the prompt's logits.
 pub fn run(args: GenerateArgs) -> Result<u8> {
+    if is_image_base(&args.base) {
+        return generate_image::run(&args);
+    }
     let options = sampling(&args.sampling)?;
     let (base, device) = open_base(&args.base, &args.device)?;
     let open =
@@ -63,7 +67,7 @@ pub(super) fn open_base(base: &str, device: &str) -> Result<(Base, Device)> {
     Ok((base, device))
 }
 
-fn parse_device(word: &str) -> Result<DeviceRequest> {
+pub(super) fn parse_device(word: &str) -> Result<DeviceRequest> {
     match (word, word.strip_prefix("cuda:").map(str::parse)) {
         ("auto", _) => Ok(DeviceRequest::Auto),
         ("cpu", _) => Ok(DeviceRequest::Cpu),

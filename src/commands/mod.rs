@@ -10,6 +10,7 @@ pub mod combine;
 pub mod doctor;
 pub mod export;
 pub mod generate;
+mod generate_image;
 pub mod home;
 pub mod inspect;
 pub mod merge;

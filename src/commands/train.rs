@@ -91,12 +91,7 @@ fn load(args: &TrainArgs) -> Result<LoadedConfig> {
         (Some(path), _) | (None, Some(path)) => path,
         (None, None) => bail!(input_error("name a config file: `loradeck train CONFIG`")),
     };
-    let loaded =
-        config::load(path, &args.sets).map_err(|problems| config::problems_error(&problems))?;
-    match loaded.not_built() {
-        Some(problem) => Err(config::problems_error(&[problem])),
-        None => Ok(loaded),
-    }
+    config::load(path, &args.sets).map_err(|problems| config::problems_error(&problems))
 }
 
 /// Says whether the run goes on; its exit code is this command's. How it ended the deck has told.

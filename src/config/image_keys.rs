@@ -2,7 +2,7 @@
 
 use serde_yaml::Value;
 
-use super::keys::{Applies, Key, Unbuilt, key, shown_by};
+use super::keys::{Applies, Key, key, shown_by};
 use super::kinds::{optional, show_optional};
 use super::paths;
 use super::values::{Fault, boolean, count, decimal, number, quoted, text, whole};
@@ -151,24 +151,79 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
         |v| optional(v, "none", paths::existing),
         |v| v.as_ref().map_or("none".into(), |p| paths::show(p))
     ),
+    key!(
+        prior_loss_weight,
+        Restart,
+        "1",
+        "0.5",
+        "Weight of `reg_data_dir`'s images in the loss",
+        |v| number(v, |x| x >= 0.0, "a number, 0 or more"),
+        |v| decimal(*v)
+    ),
+    key!(
+        min_snr_gamma,
+        Restart,
+        "none",
+        "5",
+        "Weigh timesteps by their signal-to-noise ratio up to this (min-SNR); 5 is usual",
+        |v| optional(v, "none", |v| number(
+            v,
+            |x| x > 0.0,
+            "a number above 0, or none"
+        )),
+        |v| v.map_or("none".into(), decimal)
+    ),
+    key!(
+        noise_offset,
+        Restart,
+        "0",
+        "0.05",
+        "Noise of whole channels besides each pixel's, for very dark and very bright images",
+        |v| number(v, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1"),
+        |v| decimal(*v)
+    ),
+    key!(
+        train_text_encoder,
+        Restart,
+        "false",
+        "true",
+        "Train adapters of the text encoders too",
+        boolean,
+        |v| v.to_string()
+    ),
+    key!(
+        text_encoder_lr,
+        Live,
+        "learning_rate",
+        "5e-5",
+        "Learning rate of the text encoders' adapters",
+        |v| optional(v, "learning_rate", |v| number(
+            v,
+            |x| x > 0.0 && x <= 1.0,
+            "a number above 0, at most 1"
+        )),
+        |v| v.map_or("learning_rate".into(), decimal)
+    ),
+    key!(
+        clip_skip,
+        Restart,
+        "0",
+        "2",
+        "Read the text encoder's layer so many from its end, as kohya counts them; 0: as the base was trained",
+        |v| count(v, 0, 12),
+        |v| v.to_string()
+    ),
 ];
 
-/// Image keys of the design that no run of this version uses.
-pub(super) const UNBUILT: &[Unbuilt] = &[
-    Unbuilt {
-        name: "min_snr_gamma",
-        image: true,
-    },
-    Unbuilt {
-        name: "noise_offset",
-        image: true,
-    },
-    Unbuilt {
-        name: "train_text_encoder",
-        image: true,
-    },
-    Unbuilt {
-        name: "text_encoder_lr",
-        image: true,
-    },
+/// Keys that only text training knows; an image run refuses them.
+pub(super) const TEXT_KEYS: &[&str] = &[
+    "sequence_len",
+    "packing",
+    "group_by_length",
+    "train_on_inputs",
+    "chat_template",
+    "quantize",
+    "layers",
+    "share_adapters",
+    "use_dora",
 ];

@@ -3,7 +3,7 @@
 
 use serde_yaml::Value;
 
-use super::image_keys::{IMAGE_KEYS, UNBUILT};
+use super::image_keys::IMAGE_KEYS;
 use super::kinds::{
     FORMATS, ON_OOM, OPTIMIZERS, OTHER_ON_OOM, OTHER_OPTIMIZERS, OTHER_PRECISIONS,
     OTHER_QUANTIZATIONS, OTHER_SCHEDULERS, OTHER_SHARING, OTHER_TASKS, PRECISIONS, QUANTIZATIONS,
@@ -52,13 +52,6 @@ pub(super) struct Key {
     pub take: fn(&mut RunConfig, &RunConfig),
 }
 
-/// A key of the design that no run of this version uses.
-pub(super) struct Unbuilt {
-    pub name: &'static str,
-    /// Whether it says something about image training only.
-    pub image: bool,
-}
-
 macro_rules! key {
     ($field:ident, $applies:ident, $default:literal, $example:literal, $doc:literal,
      $read:expr, $show:expr) => {
@@ -93,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "required",
         "./models/my-base.gguf",
-        "The base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file (ggjt v3), or `builtin:tiny-llama`",
+        "The base: a Hugging Face folder, a `.gguf` file, a GGML `.bin` file (ggjt v3) or `builtin:tiny-llama`; for images a Stable Diffusion checkpoint (`.safetensors`), a diffusers folder or `builtin:tiny-sd`",
         paths::base,
         |v| quoted(v)
     ),
@@ -102,7 +95,7 @@ pub(super) const KEYS: &[Key] = &[
         Restart,
         "read off the base",
         "text-generation",
-        "`text-generation` (image training, `text-to-image`, is not built in this version)",
+        "`text-generation` or `text-to-image`",
         |v| word(v, TASKS, OTHER_TASKS),
         |v| shown_word(TASKS, v)
     ),
@@ -496,10 +489,7 @@ pub(super) const KEYS: &[Key] = &[
 
 /// Names of all keys of the design, built or not.
 pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
-    KEYS.iter()
-        .chain(IMAGE_KEYS)
-        .map(|k| k.name)
-        .chain(UNBUILT.iter().map(|k| k.name))
+    KEYS.iter().chain(IMAGE_KEYS).map(|k| k.name)
 }
 
 /// The key of that name that runs of this task use.

@@ -40,7 +40,7 @@ pub(super) fn restart_keys_differ(stored: &RunConfig, wanted: &RunConfig) -> Vec
 }
 
 pub(super) fn apply_live(running: &mut RunConfig, edited: &RunConfig) {
-    for key in KEYS.iter().filter(|k| k.applies != Applies::Restart) {
+    for key in used_keys(edited).filter(|k| k.applies != Applies::Restart) {
         (key.take)(running, edited);
     }
 }
@@ -62,7 +62,7 @@ fn with_value(
     key: &str,
     value: &str,
 ) -> Result<(&'static Key, RunConfig), String> {
-    let Some(found) = keys::find(key.trim()) else {
+    let Some(found) = used_keys(running).find(|k| k.name == key.trim()) else {
         return Err(match advise(key, KEYS.iter().map(|k| k.name)) {
             Advice::Renamed(ours) | Advice::Misspelt(ours) => {
                 format!("`{key}` is not a key; did you mean `{ours}`?")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::image_keys::{IMAGE_KEYS, UNBUILT};
+use super::image_keys::{IMAGE_KEYS, TEXT_KEYS};
 use super::keys::{self, KEYS, Key};
 use super::names::{Advice, advise};
 use super::read::{self, Entry};
@@ -159,6 +159,15 @@ impl Reader<'_> {
         let image_key = IMAGE_KEYS.iter().find(|k| k.name == entry.key);
         let key = keys::find(&entry.key)
             .or_else(|| image_key.filter(|_| task != Some(TaskType::TextGeneration)));
+        if task == Some(TaskType::TextToImage) && TEXT_KEYS.contains(&entry.key.as_str()) {
+            let name = &entry.key;
+            let message =
+                format!("`{name}` belongs to text-generation, and this run is text-to-image");
+            let fix = "remove the line".into();
+            self.problems
+                .push(self.problem(at_key, name, on_set(entry, message), fix));
+            return;
+        }
         if let Some(key) = key {
             self.given.insert(key.name, at_key);
             if let Err(fault) = read(key, &mut self.config, &entry.value) {
@@ -168,20 +177,10 @@ impl Reader<'_> {
             }
             return;
         }
-        let unbuilt = UNBUILT.iter().find(|k| k.name == entry.key);
         let name = &entry.key;
-        let (message, fix) = if image_key.is_some() || unbuilt.is_some_and(|k| k.image) {
-            if task != Some(TaskType::TextGeneration) {
-                // An image run is refused as a whole; see `LoadedConfig::not_built`.
-                return;
-            }
+        let (message, fix) = if image_key.is_some() {
             (
                 format!("`{name}` belongs to text-to-image, and this run is text-generation"),
-                "remove the line".into(),
-            )
-        } else if unbuilt.is_some() {
-            (
-                format!("`{name}` is not built yet in this version of loradeck"),
                 "remove the line".into(),
             )
         } else {
@@ -380,7 +379,9 @@ impl Reader<'_> {
 /// Keys that say something for this config's task, in the order of the documentation.
 pub(super) fn used_keys(config: &RunConfig) -> impl Iterator<Item = &'static Key> {
     let image = config.task_type == TaskType::TextToImage;
-    KEYS.iter().chain(IMAGE_KEYS.iter().filter(move |_| image))
+    KEYS.iter()
+        .filter(move |key| !image || !TEXT_KEYS.contains(&key.name))
+        .chain(IMAGE_KEYS.iter().filter(move |_| image))
 }
 
 /// A value from the command line: YAML, or the text itself where that is none.

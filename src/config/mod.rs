@@ -108,6 +108,14 @@ pub struct RunConfig {
     /// Whether latents and text embeddings are kept on disk.
     pub cache_latents: bool,
     pub reg_data_dir: Option<PathBuf>,
+    pub prior_loss_weight: f64,
+    pub min_snr_gamma: Option<f64>,
+    pub noise_offset: f64,
+    pub train_text_encoder: bool,
+    /// `None`: `learning_rate`.
+    pub text_encoder_lr: Option<f64>,
+    /// 0: as the base was trained.
+    pub clip_skip: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,32 +232,6 @@ pub fn problems_error(problems: &[Problem]) -> anyhow::Error {
     crate::error::input_error(lines.join("\n"))
 }
 
-impl LoadedConfig {
-    /// Why no run can be made of this config, right as it is: its task is not built in this version.
-    pub fn not_built(&self) -> Option<Problem> {
-        if self.config.task_type == TaskType::TextGeneration {
-            return None;
-        }
-        let line = |key: &str| {
-            let entry = self.entries.iter().find(|e| e.key == key)?;
-            entry.source.strip_prefix("line ")?.parse().ok()
-        };
-        let line = line("task_type")
-            .or_else(|| line("base_model"))
-            .unwrap_or(0);
-        Some(Problem {
-            path: self.path.clone(),
-            line,
-            column: usize::from(line > 0),
-            key: "task_type".into(),
-            message: "this config trains an image model, which is not built in this version of \
-                      loradeck"
-                .into(),
-            fix: "only `task_type: text-generation` is".into(),
-        })
-    }
-}
-
 /// Reads, completes and checks a config. `sets` are `key=value` (YAML values) that win over the file.
 ///
 /// # Errors
@@ -309,26 +291,28 @@ pub fn to_yaml(config: &RunConfig) -> String {
 
 /// Every key with its default, effect and meaning, as a Markdown table (the README's).
 pub fn markdown_table() -> String {
-    let mut out =
-        String::from("| key | default | a change acts | what it is |\n|---|---|---|---|\n");
-    for key in keys::KEYS {
-        out += &format!(
-            "| `{}` | {} | {} | {} |\n",
-            key.name,
-            key.default,
-            key.applies.as_str(),
-            key.doc
-        );
-    }
-    let unbuilt: Vec<String> = image_keys::IMAGE_KEYS
+    let table = |out: &mut String, keys: &[keys::Key]| {
+        *out += "| key | default | a change acts | what it is |\n|---|---|---|---|\n";
+        for key in keys {
+            *out += &format!(
+                "| `{}` | {} | {} | {} |\n",
+                key.name,
+                key.default,
+                key.applies.as_str(),
+                key.doc
+            );
+        }
+    };
+    let mut out = String::new();
+    table(&mut out, keys::KEYS);
+    let text_only: Vec<String> = image_keys::TEXT_KEYS
         .iter()
-        .map(|k| k.name)
-        .chain(image_keys::UNBUILT.iter().map(|k| k.name))
         .map(|name| format!("`{name}`"))
         .collect();
     out += &format!(
-        "\nKnown, and refused until they are built: {}.\n",
-        unbuilt.join(", ")
+        "\nImage runs (`task_type: text-to-image`) refuse {}, and know besides:\n\n",
+        text_only.join(", ")
     );
+    table(&mut out, image_keys::IMAGE_KEYS);
     out
 }

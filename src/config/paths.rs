@@ -8,7 +8,7 @@ use super::TaskType;
 use super::values::{Fault, quoted, text};
 
 /// Bases compiled into the program.
-pub(super) const BUILTIN: &[&str] = &["builtin:tiny-llama"];
+pub(super) const BUILTIN: &[&str] = &["builtin:tiny-llama", "builtin:tiny-sd"];
 
 /// Extensions of weight files, to tell a missing file from a repository's name.
 const WEIGHT_FILES: &[&str] = &["gguf", "bin", "safetensors", "ckpt", "pt", "pth"];
@@ -141,7 +141,8 @@ fn repository(written: &str) -> Option<&str> {
 
 /// `base_model`: a built-in base's name, or the absolute path of a file or folder.
 pub(super) fn base(value: &Value) -> Result<String, Fault> {
-    let written = text(value).map_err(|_| Fault::is_not("a path or `builtin:tiny-llama`"))?;
+    let written = text(value)
+        .map_err(|_| Fault::is_not("a path, `builtin:tiny-llama` or `builtin:tiny-sd`"))?;
     if written.starts_with("builtin:") {
         return if BUILTIN.contains(&written.as_str()) {
             Ok(written)
@@ -208,7 +209,11 @@ fn first_with_extension(folder: &Path, extension: &str) -> Option<PathBuf> {
 /// The task a base is for, as far as its name and a look at its folder tell.
 pub(super) fn task_of(base: &str) -> Option<TaskType> {
     if base.starts_with("builtin:") {
-        return Some(TaskType::TextGeneration);
+        let image = base == "builtin:tiny-sd";
+        return Some(match image {
+            true => TaskType::TextToImage,
+            false => TaskType::TextGeneration,
+        });
     }
     let path = Path::new(base);
     if path.is_dir() {

@@ -176,5 +176,11 @@ pub(super) fn text_defaults() -> RunConfig {
         max_token_length: 75,
         cache_latents: true,
         reg_data_dir: None,
+        prior_loss_weight: 1.0,
+        min_snr_gamma: None,
+        noise_offset: 0.0,
+        train_text_encoder: false,
+        text_encoder_lr: None,
+        clip_skip: 0,
     }
 }

@@ -56,7 +56,7 @@ fn three_keys_are_a_complete_config_by_the_documented_defaults() {
     let place = text_place();
     let loaded = place.load(THREE_KEYS, &[]).unwrap();
     let config = &loaded.config;
-    assert!(loaded.warnings.is_empty() && loaded.not_built().is_none());
+    assert!(loaded.warnings.is_empty());
     assert_eq!(config.task_type, TaskType::TextGeneration);
     assert_eq!(config.train_data_dir, place.path("data/medical_qa"));
     assert_eq!((config.lora_rank, config.lora_alpha), (8, 8.0));
@@ -108,9 +108,6 @@ save_steps: 100
         [ExportFormat::Diffusers, ExportFormat::Kohya]
     );
     assert!(loaded.warnings.is_empty());
-    let refusal = loaded.not_built().unwrap();
-    assert_eq!(refusal.line, 3);
-    assert!(refusal.message.contains("not built in this version"));
 
     let missing = Place::new(&[]).load(yaml, &[]).unwrap_err();
     assert_eq!(missing.len(), 3, "{missing:#?}");
@@ -314,6 +311,7 @@ fn the_task_is_read_off_the_base() {
     };
     for (base, expected) in [
         ("builtin:tiny-llama", TaskType::TextGeneration),
+        ("builtin:tiny-sd", TaskType::TextToImage),
         ("./a.gguf", TaskType::TextGeneration),
         ("./llama", TaskType::TextGeneration),
         ("./llama/model.safetensors", TaskType::TextGeneration),

@@ -1,7 +1,8 @@
-//! Text from a base with adapters.
+//! Text and pictures from a base with adapters.
 
 mod chat;
 mod choose;
+pub mod image;
 mod prompt;
 mod session;
 mod text_stream;

@@ -65,8 +65,13 @@ impl TensorBoard {
                     scalar("grad_norm", m.grad_norm.0),
                     scalar("epoch", m.epoch),
                 ];
-                if m.seconds > 0.0 {
-                    values.push(scalar("tokens_per_second", m.tokens as f64 / m.seconds));
+                for (tag, count) in [
+                    ("tokens_per_second", m.tokens),
+                    ("images_per_second", m.images),
+                ] {
+                    if m.seconds > 0.0 && count > 0 {
+                        values.push(scalar(tag, count as f64 / m.seconds));
+                    }
                 }
                 self.summary(time, m.step, values);
             }

@@ -336,7 +336,7 @@ pub struct StepMetrics {
     pub step: u64,
     /// Passes over the data so far, fractional.
     pub epoch: f64,
-    /// Mean loss per trained token, natural logarithm.
+    /// Mean loss per trained token, natural logarithm; of an image run, per picture.
     pub loss: Num,
     pub learning_rate: f64,
     /// L2 norm of all adapter gradients before clipping.
@@ -345,19 +345,34 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// The same, of all steps so far.
     pub total_tokens: u64,
+    /// Pictures of this step; 0 in text runs, as tokens are in image runs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub images: u64,
     /// Wall seconds of this step's computation, without pauses, evals and saves.
     pub seconds: f64,
     /// The process's own peak (VmHWM; on a GPU the allocator's), in bytes.
     pub peak_memory_bytes: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SampleText {
     pub prompt: String,
+    /// Empty where the sample is a picture.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
     /// The same prompt through the bare base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_text: Option<String>,
+    /// Name of the PNG in the run's `samples/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The bare base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_image: Option<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -119,10 +119,21 @@ fn mark(marks: &mut VecDeque<u64>, step: u64) {
 /// Speed over the last steps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
-    /// Tokens, computing seconds, wall seconds without pauses; newest last.
-    recent: VecDeque<(u64, f64, f64)>,
+    /// The newest last.
+    recent: VecDeque<Pace>,
     /// Time of the last event from which the next step's wall time counts.
     since: f64,
+}
+
+/// A step's part in the throughput.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Pace {
+    tokens: u64,
+    images: u64,
+    /// Of computation.
+    seconds: f64,
+    /// Without pauses.
+    wall: f64,
 }
 
 impl Throughput {
@@ -130,29 +141,38 @@ impl Throughput {
     fn step(&mut self, time: f64, metrics: &StepMetrics) -> f64 {
         let wall = (time - self.since).max(metrics.seconds);
         self.since = time;
-        self.recent
-            .push_back((metrics.tokens, metrics.seconds, wall));
+        self.recent.push_back(Pace {
+            tokens: metrics.tokens,
+            images: metrics.images,
+            seconds: metrics.seconds,
+            wall,
+        });
         if self.recent.len() > THROUGHPUT_STEPS {
             self.recent.pop_front();
         }
         wall
     }
 
-    /// Tokens that are not padding, per second of computation.
+    /// Tokens that are not padding, per second of computation; `None` in image runs.
     pub fn tokens_per_second(&self) -> Option<f64> {
-        let (tokens, seconds) = self
-            .recent
-            .iter()
-            .fold((0, 0.0), |(t, s), &(tokens, seconds, _)| {
-                (t + tokens, s + seconds)
-            });
-        (seconds > 0.0).then(|| tokens as f64 / seconds)
+        self.per_second(|pace| pace.tokens)
+    }
+
+    /// Pictures per second of computation; `None` in text runs.
+    pub fn images_per_second(&self) -> Option<f64> {
+        self.per_second(|pace| pace.images)
+    }
+
+    fn per_second(&self, count: impl Fn(&Pace) -> u64) -> Option<f64> {
+        let seconds: f64 = self.recent.iter().map(|pace| pace.seconds).sum();
+        let counted: u64 = self.recent.iter().map(count).sum();
+        (seconds > 0.0 && counted > 0).then(|| counted as f64 / seconds)
     }
 
     /// Wall seconds a step takes, evals and saves included, pauses not.
     pub fn seconds_per_step(&self) -> Option<f64> {
         let n = self.recent.len();
-        (n > 0).then(|| self.recent.iter().map(|r| r.2).sum::<f64>() / n as f64)
+        (n > 0).then(|| self.recent.iter().map(|pace| pace.wall).sum::<f64>() / n as f64)
     }
 }
 
@@ -318,7 +338,7 @@ impl RunState {
                 self.loss.push(metrics.step, metrics.loss.0);
                 self.learning_rate.push(metrics.step, metrics.learning_rate);
                 self.grad_norm.push(metrics.step, metrics.grad_norm.0);
-                if metrics.seconds > 0.0 {
+                if metrics.seconds > 0.0 && metrics.tokens > 0 {
                     self.tokens_per_second
                         .push(metrics.step, metrics.tokens as f64 / metrics.seconds);
                 }

@@ -179,11 +179,15 @@ impl Lines {
             return Vec::new();
         }
         self.last_step_line = time;
-        let speed = self
-            .state
-            .throughput
-            .tokens_per_second()
-            .map_or(String::new(), |t| format!("  {t:.0} tokens/s"));
+        let throughput = &self.state.throughput;
+        let speed = match (
+            throughput.tokens_per_second(),
+            throughput.images_per_second(),
+        ) {
+            (Some(tokens), _) => format!("  {tokens:.0} tokens/s"),
+            (None, Some(images)) => format!("  {images:.2} images/s"),
+            (None, None) => String::new(),
+        };
         let eta = self
             .state
             .eta_seconds()

@@ -85,6 +85,8 @@ struct StepLine {
     grad_norm: Num,
     tokens: u64,
     total_tokens: u64,
+    #[serde(default)]
+    images: u64,
     seconds: f64,
     peak_memory_bytes: u64,
 }
@@ -109,6 +111,7 @@ pub fn parse_event(line: &[u8]) -> Option<Event> {
                 grad_norm: s.grad_norm,
                 tokens: s.tokens,
                 total_tokens: s.total_tokens,
+                images: s.images,
                 seconds: s.seconds,
                 peak_memory_bytes: s.peak_memory_bytes,
             }),
@@ -256,6 +259,7 @@ mod tests {
                 grad_norm: Num(f64::NEG_INFINITY),
                 tokens: 1,
                 total_tokens: 2,
+                images: 0,
                 seconds: 0.25,
                 peak_memory_bytes: 3,
             }),

@@ -95,7 +95,10 @@ pub struct Status {
     pub base_eval_loss: Option<Num>,
     pub learning_rate: Option<Num>,
     pub grad_norm: Option<Num>,
+    /// In text runs.
     pub tokens_per_second: Option<Num>,
+    /// In image runs.
+    pub images_per_second: Option<Num>,
     pub eta_seconds: Option<Num>,
     pub peak_memory_bytes: Option<u64>,
     pub checkpoints: Vec<String>,
@@ -122,6 +125,7 @@ impl Status {
             learning_rate: stepped.then_some(Num(state.last.learning_rate)),
             grad_norm: stepped.then_some(state.last.grad_norm),
             tokens_per_second: state.throughput.tokens_per_second().map(Num),
+            images_per_second: state.throughput.images_per_second().map(Num),
             eta_seconds: state.eta_seconds().map(Num),
             peak_memory_bytes: (state.last.peak_memory_bytes > 0)
                 .then_some(state.last.peak_memory_bytes),
@@ -167,6 +171,7 @@ pub fn human(status: &Status, state: &RunState) -> String {
         format!("{v:.3e}")
     });
     numbers("tokens/s", status.tokens_per_second, &|v| format!("{v:.0}"));
+    numbers("images/s", status.images_per_second, &|v| format!("{v:.2}"));
     numbers("time left", status.eta_seconds, &duration);
     for (name, paths) in [
         ("checkpoint", status.checkpoints.last()),

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use candle_core::{Tensor, TensorId};
 
 use super::init_from::start_from;
-use crate::adapter;
+use super::objective::Objective;
 use crate::config::{RunConfig, ShareAdapters, TargetModules};
 use crate::error::input_error;
-use crate::model::{self, Base, DecoderConfig, LoraSet, LoraSpec};
+use crate::model::{self, DecoderConfig, LoraSet, LoraSpec};
 
 /// What a config asks for on a base of a given shape.
 pub struct AdapterPlan {
@@ -45,13 +45,16 @@ pub fn adapter_plan(config: &RunConfig, shape: &DecoderConfig) -> Result<Adapter
 
 /// The adapter of a run's first step: B zero, or the numbers of `init_from`; and what was done to
 /// those, a sentence each.
-pub(super) fn fresh(config: &RunConfig, base: &Base) -> Result<(LoraSet, Vec<String>)> {
-    let mut fresh = untrained(config, base)?;
+pub(super) fn fresh(
+    config: &RunConfig,
+    objective: &dyn Objective,
+) -> Result<(LoraSet, Vec<String>)> {
+    let mut fresh = objective.untrained(config)?;
     let Some(path) = &config.init_from else {
         return Ok((fresh, Vec::new()));
     };
-    let (shape, device) = (base.decoder.config(), base.decoder.device());
-    let given = adapter::read_lora_set(path, shape, device)
+    let given = objective
+        .read_adapter(path)
         .with_context(|| format!("init_from: {}", path.display()))?;
     let notes = start_from(&fresh, &given).map_err(|difference| {
         input_error(format!(
@@ -61,16 +64,19 @@ pub(super) fn fresh(config: &RunConfig, base: &Base) -> Result<(LoraSet, Vec<Str
     })?;
     if fresh.spec.use_dora && !given.spec.use_dora {
         // Of the weight as it is adapted now, so that it acts as before.
-        base.decoder.add_magnitudes(&mut fresh)?;
+        objective.add_magnitudes(&mut fresh)?;
     }
     Ok((fresh, notes))
 }
 
 /// The adapter of a checkpoint.
-pub(super) fn resumed(config: &RunConfig, checkpoint: &Path, base: &Base) -> Result<LoraSet> {
-    let fresh = untrained(config, base)?;
-    let (shape, device) = (base.decoder.config(), base.decoder.device());
-    let saved = adapter::read_lora_set(checkpoint, shape, device)?;
+pub(super) fn resumed(
+    config: &RunConfig,
+    checkpoint: &Path,
+    objective: &dyn Objective,
+) -> Result<LoraSet> {
+    let fresh = objective.untrained(config)?;
+    let saved = objective.read_adapter(checkpoint)?;
     take_over(&fresh, &saved).map_err(|difference| {
         input_error(format!(
             "the config no longer fits the checkpoint {}: {difference}; undo the change, or start anew with `--resume never`",
@@ -80,22 +86,13 @@ pub(super) fn resumed(config: &RunConfig, checkpoint: &Path, base: &Base) -> Res
     Ok(fresh)
 }
 
-fn untrained(config: &RunConfig, base: &Base) -> Result<LoraSet> {
-    let AdapterPlan { modules, spec } = adapter_plan(config, base.decoder.config())?;
-    let mut set = LoraSet::new(&modules, spec, config.seed, base.decoder.device())?;
-    if config.use_dora {
-        base.decoder.add_magnitudes(&mut set)?;
-    }
-    Ok(set)
-}
-
 /// Copies the numbers of an adapter of the same shape; says what differs otherwise.
 fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
     let (theirs, ours) = (&given.spec, &fresh.spec);
     if theirs.rank != ours.rank {
         return Err(format!("its rank is {}, not {}", theirs.rank, ours.rank));
     }
-    if theirs.scale() != ours.scale() {
+    if !alike(theirs.scale(), ours.scale()) {
         let said = |spec: &LoraSpec| {
             let kind = if spec.use_rslora { " (rsLoRA)" } else { "" };
             format!("{}{kind}", spec.alpha)
@@ -119,7 +116,7 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
         let Some(&at) = given.index.get(&pair.module) else {
             return Err(format!("it does not adapt {}", pair.module));
         };
-        if given.pairs[at].scale != pair.scale {
+        if !alike(given.pairs[at].scale, pair.scale) {
             return Err(format!("its alpha for {} is another", pair.module));
         }
         for ((_, var), (_, given)) in pair.parts().zip(given.pairs[at].parts()) {
@@ -139,6 +136,11 @@ fn take_over(fresh: &LoraSet, given: &LoraSet) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Equal but for the rounding to f32 that files of image adapters keep alpha in.
+fn alike(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-6 * b.abs()
 }
 
 pub(super) fn same(a: &Tensor, b: &Tensor) -> candle_core::Result<bool> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::{Folders, Reporter, open_device, train};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TaskType};
 use crate::ops::{self, profile};
 use crate::protocol::{EventKind, PhaseName};
 
@@ -52,12 +52,22 @@ pub struct Measurement {
     pub threads: usize,
     pub batch_size: usize,
     pub gradient_accumulation_steps: usize,
-    pub sequence_len: usize,
+    /// In text runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence_len: Option<usize>,
+    /// Pixels of a side, in image runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<usize>,
     pub gradient_checkpointing: bool,
     pub steps: u64,
-    /// Tokens of a step that are not padding, on average.
-    pub tokens_per_step: f64,
-    pub tokens_per_second: f64,
+    /// Tokens of a step that are not padding, on average, in text runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_step: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// In image runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images_per_second: Option<f64>,
     pub step_seconds: StepSeconds,
     /// The process's own peak during the steps: VmHWM, on a GPU that of its tensors.
     pub peak_memory_bytes: u64,
@@ -137,7 +147,7 @@ struct Found {
     device: String,
     load_seconds: Option<f64>,
     first_step_seconds: Option<f64>,
-    /// Tokens and seconds of each step, warm-up included.
+    /// Tokens or pictures, and seconds, of each step, warm-up included.
     steps: Vec<(u64, f64)>,
     peak_memory_bytes: u64,
     profile: profile::Profile,
@@ -170,7 +180,7 @@ impl Reporter for Meter<'_> {
             EventKind::Step(step) => {
                 let mut found = self.found();
                 found.first_step_seconds.get_or_insert(since_start);
-                found.steps.push((step.tokens, step.seconds));
+                found.steps.push((step.tokens + step.images, step.seconds));
                 found.peak_memory_bytes = step.peak_memory_bytes;
                 let count = found.steps.len() as u64;
                 if count == self.plan.warmup + self.plan.steps {
@@ -193,7 +203,8 @@ impl Reporter for Meter<'_> {
 impl Found {
     fn measurement(self, config: &RunConfig, plan: Plan) -> Result<Measurement> {
         let measured = &self.steps[plan.warmup as usize..];
-        let tokens: u64 = measured.iter().map(|step| step.0).sum();
+        let volume: u64 = measured.iter().map(|step| step.0).sum();
+        let text = config.task_type == TaskType::TextGeneration;
         let seconds: f64 = measured.iter().map(|step| step.1).sum();
         let per_step = 1.0 / plan.steps as f64;
         let flops_per_second = self.profile.flops as f64 / seconds;
@@ -207,11 +218,13 @@ impl Found {
             threads: rayon::current_num_threads(),
             batch_size: config.batch_size,
             gradient_accumulation_steps: config.gradient_accumulation_steps,
-            sequence_len: config.sequence_len,
+            sequence_len: text.then_some(config.sequence_len),
+            resolution: (!text).then_some(config.resolution),
             gradient_checkpointing: config.gradient_checkpointing.unwrap_or(!on_cpu),
             steps: plan.steps,
-            tokens_per_step: tokens as f64 * per_step,
-            tokens_per_second: tokens as f64 / seconds,
+            tokens_per_step: text.then_some(volume as f64 * per_step),
+            tokens_per_second: text.then_some(volume as f64 / seconds),
+            images_per_second: (!text).then_some(volume as f64 / seconds),
             step_seconds: step_seconds(measured.iter().map(|step| step.1).collect()),
             peak_memory_bytes: self.peak_memory_bytes,
             load_seconds: self.load_seconds.context("training never began")?,

@@ -234,7 +234,7 @@ impl Trainer<'_> {
             return Ok(());
         }
         match asked.command.clone() {
-            Command::Eval if self.data.eval.is_empty() => {
+            Command::Eval if self.held_out == 0 => {
                 let message = "there are no held-out records: eval_split is 0";
                 self.ack(&asked, false, message);
             }
@@ -292,8 +292,7 @@ impl Trainer<'_> {
     /// `set key=value`: the sentence that answers it.
     fn set_key(&mut self, sender: &str, key: &str, value: &str) -> Result<String, String> {
         let wanted = config::set_live(&self.config, key, value)?;
-        preflight::formats(&wanted.export_formats, self.set.spec.use_dora)
-            .map_err(|e| format!("{e:#}"))?;
+        preflight::formats(&wanted).map_err(|e| format!("{e:#}"))?;
         let changes = config::diff(&self.config, &wanted);
         let Some(change) = changes.first() else {
             return Ok(format!("{key} is {value} already"));
@@ -312,7 +311,7 @@ impl Trainer<'_> {
     fn take_config(&mut self, edited: RunConfig) {
         let mut wanted = self.config.clone();
         config::apply_live(&mut wanted, &edited);
-        if let Err(e) = preflight::formats(&wanted.export_formats, self.set.spec.use_dora) {
+        if let Err(e) = preflight::formats(&wanted) {
             self.message(Level::Warning, format!("{e:#}; the old formats stay"));
             wanted.export_formats = self.config.export_formats.clone();
         }
@@ -321,7 +320,7 @@ impl Trainer<'_> {
 
     fn adopt(&mut self, config: RunConfig) {
         self.config = config;
-        let plan = Plan::new(&self.config, &self.batches);
+        let plan = Plan::new(&self.config, self.objective.per_epoch());
         if plan != self.plan {
             self.plan = plan;
             self.reporter.emit(plan.event());

@@ -1,19 +1,18 @@
 //! Held-out loss.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::BestEval;
+use super::objective::Sums;
 use super::shrink::{Work, watched};
 use super::trainer::{Flow, Trainer};
-use crate::data::{Record, collate};
 use crate::model::Active;
 use crate::protocol::{EventKind, Num, PhaseName};
 
 impl Trainer<'_> {
     /// Evaluates the adapter, and the bare base where that was not done yet; returns the adapter's
-    /// mean loss per token. Controls are taken in between batches.
+    /// mean loss per token or picture. Controls are taken in between batches.
     pub fn evaluate(&mut self) -> Flow<f64> {
         let clock = Instant::now();
         let left = self.stage.enter(PhaseName::Evaluating, "held-out loss");
@@ -41,7 +40,7 @@ impl Trainer<'_> {
             step,
             loss: Num(loss),
             base_loss: self.progress.base_loss,
-            records: self.data.eval.len() as u64,
+            records: self.held_out,
             seconds: clock.elapsed().as_secs_f64(),
         });
         self.stage.back(left);
@@ -49,34 +48,32 @@ impl Trainer<'_> {
     }
 
     fn held_out_loss(&mut self, with_adapter: bool) -> Flow<f64> {
-        let (base, data) = (Rc::clone(&self.base), Arc::clone(&self.data));
+        let objective = Rc::clone(&self.objective);
+        let held_out = objective.held_out()?;
         let active = [Active {
             set: &self.set.clone(),
             strength: 1.0,
         }];
         let adapters = if with_adapter { &active[..] } else { &[] };
-        // Records of like length together: less padding, the same sums.
-        let mut records: Vec<&Record> = data.eval.iter().collect();
-        records.sort_by_key(|r| r.ids.len());
-        let (mut sum, mut tokens) = (0.0, 0);
-        let mut rest = &records[..];
-        while !rest.is_empty() {
+        let mut sums = Sums::default();
+        let mut done = 0;
+        while done < held_out.rows() {
             self.attend()?;
             let at_once = self.pieces.records.min(self.config.batch_size.max(1));
-            let (batch, after) = rest.split_at(rest.len().min(at_once));
-            let length = batch.iter().map(|r| r.ids.len() as u64).sum();
-            let computed = watched(self.momentary_bytes(length), || {
-                base.decoder.loss(&collate(batch), adapters)
+            let piece = held_out.piece(done, at_once);
+            let records = piece.len();
+            let computed = watched(held_out.momentary_bytes(&piece), || {
+                held_out.loss(piece, adapters)
             });
             match computed {
-                Ok((loss, trained)) => {
-                    sum += loss;
-                    tokens += trained;
-                    rest = after;
+                Ok(piece) => {
+                    sums.loss += piece.loss;
+                    sums.weight += piece.weight;
+                    done += records;
                 }
-                Err(e) => self.out_of_memory(e, batch.len(), Work::Eval)?,
+                Err(e) => self.out_of_memory(e, records, Work::Eval)?,
             }
         }
-        Ok(sum / tokens as f64)
+        Ok(sums.loss / sums.weight as f64)
     }
 }

@@ -10,33 +10,7 @@ use super::preflight::adapter_format;
 use super::save::in_run;
 use super::shrink::admitted;
 use super::trainer::{Flow, Trainer};
-use crate::adapter::{self, ExportOptions, Written};
-use crate::config::ExportFormat;
-use crate::model::{Description, LoraSet};
 use crate::protocol::{EventKind, PhaseName};
-
-/// Writes a trained adapter in one format into `folder`. Its bytes depend on adapter, format and
-/// base alone.
-///
-/// # Errors
-/// A format this adapter has no form in; another folder in the way; the disk fails.
-pub fn export(
-    set: &LoraSet,
-    base: &Description,
-    format: ExportFormat,
-    folder: &Path,
-) -> Result<Written> {
-    ensure!(
-        Values::of(set)?.all_finite(),
-        "the adapter holds numbers that are not finite"
-    );
-    let trained = adapter::from_lora_set(set, &portable_name(&base.name))?;
-    let options = ExportOptions {
-        dtype: None,
-        base: Some(&base.config),
-    };
-    adapter::write(trained, adapter_format(format), folder, &options)
-}
 
 /// The base's name without the path to it: exports must not depend on where a run lies.
 pub(super) fn portable_name(base: &str) -> String {
@@ -73,10 +47,17 @@ impl Trainer<'_> {
                 let format_name = adapter_format(format).name();
                 let name = format!("{format_name}{suffix}");
                 let folder = self.folders.exports.join(&name);
-                let base = &self.base.description;
                 // The adapter as bytes, and again in the format's own layout.
                 let needed = 4 * 4 * self.set.parameter_count();
-                let written = admitted(needed, || export(&self.set, base, format, &folder))
+                let write = || {
+                    ensure!(
+                        Values::of(&self.set)?.all_finite(),
+                        "the adapter holds numbers that are not finite"
+                    );
+                    self.objective
+                        .export(&self.set, &self.config, format, &folder)
+                };
+                let written = admitted(needed, write)
                     .with_context(|| format!("the export {} was not written", folder.display()))?;
                 self.reporter.emit(EventKind::Export {
                     step: self.progress.step,

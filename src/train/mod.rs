@@ -11,8 +11,11 @@ mod controls;
 mod device;
 mod evaluate;
 mod export;
+mod image;
+mod image_memory;
 mod init_from;
 mod memory;
+mod objective;
 pub mod optimizer;
 mod plan;
 mod preflight;
@@ -22,6 +25,7 @@ pub mod schedule;
 mod setup;
 mod shrink;
 mod stage;
+mod text;
 mod trainer;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +37,7 @@ use anyhow::{Context, Result};
 
 pub use adapter::{AdapterPlan, adapter_plan};
 pub use device::{dtype, open_device};
-pub use export::export;
+pub use image::image_adapter_plan;
 pub use memory::device_memory;
 pub use plan::Plan;
 pub use preflight::{AdapterSize, Preflight, adapter_format, preflight};

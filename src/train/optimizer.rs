@@ -13,6 +13,8 @@ use crate::model::{LoraSet, Part};
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
+/// How the modules of image bases' text encoders begin.
+const TEXT_ENCODER: &str = "text_encoder";
 
 /// Numbers of one kind (gradients, a moment) for every parameter, in the set's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +83,8 @@ pub fn clip(gradients: &mut Values, max_norm: f64) -> f64 {
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
     pub learning_rate: f64,
+    /// Of the adapters of an image base's text encoders.
+    pub text_encoder: f64,
     /// Learning rate of B (and of DoRA's magnitude) over A's (LoRA+, arXiv:2402.12354).
     pub loraplus_ratio: f64,
     pub weight_decay: f64,
@@ -110,18 +114,24 @@ impl AdamW {
     pub fn update(&mut self, set: &LoraSet, gradients: &Values, rates: Rates) -> Result<()> {
         self.updates += 1;
         // As PEFT's `create_loraplus_optimizer` groups them: all vectors go with B.
-        let fast = rates.learning_rate * rates.loraplus_ratio;
-        let slow = Scalars::new(rates.learning_rate, rates.weight_decay, self.updates);
-        let fast = Scalars::new(fast, rates.weight_decay, self.updates);
+        let scalars = |rate: f64| {
+            let of = |rate| Scalars::new(rate, rates.weight_decay, self.updates);
+            (of(rate), of(rate * rates.loraplus_ratio))
+        };
+        let (others, encoders) = (scalars(rates.learning_rate), scalars(rates.text_encoder));
         set.parameters()
             .into_par_iter()
             .zip(&gradients.0)
             .zip(&mut self.exp_avg.0)
             .zip(&mut self.exp_avg_sq.0)
             .try_for_each(|(((parameter, gradient), m), v)| {
+                let (slow, fast) = match parameter.module.starts_with(TEXT_ENCODER) {
+                    true => &encoders,
+                    false => &others,
+                };
                 let scalars = match parameter.part {
-                    Part::A => &slow,
-                    Part::B | Part::Magnitude => &fast,
+                    Part::A => slow,
+                    Part::B | Part::Magnitude => fast,
                 };
                 scalars.update(parameter.var, gradient, m, v)
             })
@@ -226,6 +236,7 @@ mod tests {
         let set = set();
         let rates = Rates {
             learning_rate: 0.01,
+            text_encoder: 0.01,
             loraplus_ratio: 16.0,
             weight_decay: 0.1,
         };

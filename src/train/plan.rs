@@ -1,7 +1,7 @@
 //! How many steps a run has.
 
 use crate::config::RunConfig;
-use crate::data::{Batches, Cursor};
+use crate::data::Cursor;
 use crate::protocol::EventKind;
 
 /// Steps of a run.
@@ -17,9 +17,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(config: &RunConfig, batches: &Batches) -> Plan {
+    /// `per_epoch`: micro-batches of an epoch.
+    pub fn new(config: &RunConfig, per_epoch: u64) -> Plan {
         let accumulation = config.gradient_accumulation_steps.max(1) as u64;
-        let steps_per_epoch = batches.per_epoch().div_ceil(accumulation).max(1);
+        let steps_per_epoch = per_epoch.div_ceil(accumulation).max(1);
         // 0.1 epochs of 30 steps are 3, not the 4 that 0.1's binary neighbour would round up to.
         let by_epochs = (config.epochs * steps_per_epoch as f64 - 1e-9).ceil() as u64;
         Plan {
@@ -36,7 +37,7 @@ impl Plan {
     }
 }
 
-/// Passes over the data at `cursor`, fractional.
-pub fn epoch(batches: &Batches, cursor: Cursor) -> f64 {
-    cursor.epoch as f64 + cursor.micro_batch as f64 / batches.per_epoch().max(1) as f64
+/// Passes over the data at `cursor`, fractional; `per_epoch`: micro-batches of an epoch.
+pub fn epoch(per_epoch: u64, cursor: Cursor) -> f64 {
+    cursor.epoch as f64 + cursor.micro_batch as f64 / per_epoch.max(1) as f64
 }

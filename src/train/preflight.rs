@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Folders, Plan};
 use crate::adapter::{self, Family, Format};
-use crate::config::{ExportFormat, RunConfig};
+use crate::config::{ExportFormat, RunConfig, TaskType};
 use crate::error::input_error;
 
 /// What `state.json`, `adapter_config.json` and headers take at most.
@@ -24,20 +24,25 @@ pub(super) fn check(
     plan: Plan,
     folders: &Folders,
 ) -> Result<Vec<String>> {
-    formats(&config.export_formats, config.use_dora)?;
+    formats(config)?;
     for folder in [&folders.checkpoints, &folders.samples, &folders.exports] {
         writable(folder)?;
     }
     Ok(space(config, size, plan, &folders.checkpoints)?.warnings)
 }
 
-/// Whether the adapter of a language model, of DoRA or not, can be written in all of these formats.
+/// Whether the adapter that a config trains can be written in all of its export formats.
 ///
 /// # Errors
 /// One sentence with the first that it cannot be written in.
-pub fn formats(formats: &[ExportFormat], dora: bool) -> Result<()> {
-    for &format in formats {
-        adapter::check_format(Family::Text, dora, adapter_format(format))?;
+pub(super) fn formats(config: &RunConfig) -> Result<()> {
+    let family = match config.task_type {
+        TaskType::TextGeneration => Family::Text,
+        // All families of image models have the same formats.
+        TaskType::TextToImage => Family::Sd1,
+    };
+    for &format in &config.export_formats {
+        adapter::check_format(family, config.use_dora, adapter_format(format))?;
     }
     Ok(())
 }
@@ -91,7 +96,7 @@ pub struct Preflight {
 /// # Errors
 /// As the check before the first step: formats, a folder that cannot be written, too little space.
 pub fn preflight(config: &RunConfig, size: AdapterSize, plan: Plan) -> Result<Preflight> {
-    formats(&config.export_formats, config.use_dora)?;
+    formats(config)?;
     let there = config
         .output_dir
         .ancestors()

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::checkpoint::{self, STATE_VERSION, State};
-use super::export::portable_name;
 use super::plan;
 use super::shrink::{admitted, is_out_of_memory};
 use super::trainer::{Flow, Trainer};
@@ -67,7 +66,7 @@ impl Trainer<'_> {
                 &self.set,
                 &self.optimizer,
                 &self.state(),
-                &portable_name(&self.base.description.name),
+                self.objective.checkpoint_files(&self.set, &self.config)?,
                 &mut || self.reporter.sync(),
             )
         });
@@ -115,7 +114,7 @@ impl Trainer<'_> {
             version: STATE_VERSION,
             step: progress.step,
             total_steps: self.plan.total_steps,
-            epoch: plan::epoch(&self.batches, progress.cursor),
+            epoch: plan::epoch(self.objective.per_epoch(), progress.cursor),
             cursor: progress.cursor,
             updates: self.optimizer.updates,
             total_tokens: progress.total_tokens,

@@ -2,30 +2,27 @@
 
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::checkpoint::{self, DataFingerprint, State};
-use super::device::{device_name, dtype, open_device};
+use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::plan::Plan;
 use super::preflight::AdapterSize;
 use super::stage::Stage;
-use super::{Folders, Reporter, adapter, preflight};
-use crate::config::RunConfig;
-use crate::data::{self, Batches, Dataset};
+use super::{Folders, Reporter, adapter, image, preflight, text};
+use crate::config::{RunConfig, TaskType};
 use crate::error::input_error;
-use crate::model::{self, Base, LoraSet, Quantization};
-use crate::protocol::{AdapterInfo, BaseInfo, EventKind, Level, Message, PhaseName, Severity};
-use candle_core::Device;
+use crate::model::LoraSet;
+use crate::protocol::{
+    AdapterInfo, DataStatistics, EventKind, Level, Message, PhaseName, Severity,
+};
 
 /// What the trainer works with.
 pub(super) struct Setup {
-    pub base: Rc<Base>,
-    pub data: Arc<Dataset>,
+    pub objective: Rc<dyn Objective>,
     pub fingerprint: DataFingerprint,
-    pub batches: Arc<Batches>,
     pub plan: Plan,
     pub set: LoraSet,
     pub optimizer: AdamW,
@@ -36,6 +33,39 @@ pub(super) struct Setup {
     pub saved_at: Option<u64>,
 }
 
+/// Base and data of a run.
+pub(super) struct Opened {
+    pub objective: Rc<dyn Objective>,
+    pub fingerprint: DataFingerprint,
+    pub statistics: DataStatistics,
+    pub on_gpu: bool,
+}
+
+/// How opening says what it does.
+pub(super) struct Telling<'a> {
+    reporter: &'a dyn Reporter,
+    stage: &'a Stage<'a>,
+}
+
+impl Telling<'_> {
+    pub fn loading(&self, detail: &str) {
+        self.stage.enter(PhaseName::Loading, detail);
+    }
+
+    pub fn info(&self, text: String) {
+        self.message(Level::Info, text);
+    }
+
+    pub fn warn(&self, text: String) {
+        self.message(Level::Warning, text);
+    }
+
+    fn message(&self, level: Level, text: String) {
+        self.reporter
+            .emit(EventKind::Message(Message { level, text }));
+    }
+}
+
 /// Opens base, data and adapter and proves that the result can be saved.
 pub(super) fn open(
     config: &RunConfig,
@@ -44,19 +74,8 @@ pub(super) fn open(
     reporter: &dyn Reporter,
     stage: &Stage<'_>,
 ) -> Result<Setup> {
-    let warn = |text: String| {
-        reporter.emit(EventKind::Message(Message {
-            level: Level::Warning,
-            text,
-        }));
-    };
-    let info = |text: String| {
-        reporter.emit(EventKind::Message(Message {
-            level: Level::Info,
-            text,
-        }));
-    };
-    preflight::formats(&config.export_formats, config.use_dora)?;
+    let telling = Telling { reporter, stage };
+    preflight::formats(config)?;
     checkpoint::remove_leftovers(&folders.checkpoints)?;
     checkpoint::remove_leftovers(&folders.exports)?;
     let state = resume.map(checkpoint::verify).transpose()?;
@@ -69,26 +88,15 @@ pub(super) fn open(
         });
     }
 
-    stage.enter(PhaseName::Loading, "reading the base");
-    let device = open_device(config.device)?;
-    let base = model::open_quantised(
-        &config.base_model,
-        config.quantize.and_then(Quantization::named),
-        &device,
-        dtype(config.precision, &device)?,
-    )?;
-
-    for note in &base.description.notes {
-        reporter.emit(EventKind::Message(Message {
-            level: Level::Info,
-            text: format!("base: {note}"),
-        }));
-    }
-
-    stage.enter(PhaseName::Loading, "reading the data");
-    let data = data::load(config, &base.tokenizer)?;
-    refuse_bad_records(config, &data)?;
-    let fingerprint = DataFingerprint::of(&data);
+    let Opened {
+        objective,
+        fingerprint,
+        statistics,
+        on_gpu,
+    } = match config.task_type {
+        TaskType::TextGeneration => text::open(config, &telling)?,
+        TaskType::TextToImage => image::open(config, &telling)?,
+    };
     if let (Some(state), Some(path)) = (&state, resume)
         && let Some(difference) = fingerprint.difference(&state.data)
     {
@@ -98,25 +106,25 @@ pub(super) fn open(
         )));
     }
     reporter.emit(EventKind::Data {
-        statistics: data.statistics.clone().told(),
+        statistics: statistics.clone().told(),
     });
-    for warning in &data.statistics.warnings {
-        warn(warning.clone());
+    for warning in &statistics.warnings {
+        telling.warn(warning.clone());
     }
-    for finding in &data.statistics.findings {
+    for finding in &statistics.findings {
         let text = format!("{} ({})", finding.line(), finding.remedy);
         match finding.severity {
-            Severity::Note => info(text),
-            _ => warn(text),
+            Severity::Note => telling.info(text),
+            _ => telling.warn(text),
         }
     }
 
-    stage.enter(PhaseName::Loading, "making the adapter");
+    telling.loading("making the adapter");
     let set = match resume {
-        Some(checkpoint) => adapter::resumed(config, checkpoint, &base)?,
+        Some(checkpoint) => adapter::resumed(config, checkpoint, objective.as_ref())?,
         None => {
-            let (set, notes) = adapter::fresh(config, &base)?;
-            notes.into_iter().for_each(info);
+            let (set, notes) = adapter::fresh(config, objective.as_ref())?;
+            notes.into_iter().for_each(|note| telling.info(note));
             set
         }
     };
@@ -126,9 +134,8 @@ pub(super) fn open(
         }
         _ => AdamW::new(&set),
     };
-    let batches = Batches::of(config, &data.train);
-    let plan = Plan::new(config, &batches);
-    reporter.emit(model_event(&base, &set, &device));
+    let plan = Plan::new(config, objective.per_epoch());
+    reporter.emit(objective.model_event(&set));
     reporter.emit(plan.event());
 
     let size = AdapterSize {
@@ -136,11 +143,11 @@ pub(super) fn open(
         written: set.written_count(),
     };
     for warning in preflight::check(config, size, plan, folders)? {
-        warn(warning);
+        telling.warn(warning);
     }
     if let Some(state) = &state {
         for path in checkpoint::set_aside_after(&folders.checkpoints, state.step)? {
-            warn(format!(
+            telling.warn(format!(
                 "a later checkpoint was set aside as {}, as the run goes on from step {}",
                 path.display(),
                 state.step
@@ -148,13 +155,9 @@ pub(super) fn open(
         }
     }
     Ok(Setup {
-        recompute: config
-            .gradient_checkpointing
-            .unwrap_or_else(|| device.is_cuda()),
-        base: Rc::new(base),
-        data: Arc::new(data),
+        recompute: config.gradient_checkpointing.unwrap_or(on_gpu),
+        objective,
         fingerprint,
-        batches: Arc::new(batches),
         plan,
         set,
         optimizer,
@@ -172,50 +175,13 @@ fn is_own(checkpoint: &Path, step: u64, folders: &Folders) -> bool {
     matches!((checkpoint.canonicalize(), own.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn refuse_bad_records(config: &RunConfig, data: &Dataset) -> Result<()> {
-    if !config.skip_bad_records
-        && let Some(first) = data.bad.first()
-    {
-        let more = match data.bad.len() - 1 {
-            0 => String::new(),
-            n => format!(" (and {n} more; `loradeck check` lists them all)"),
-        };
-        return Err(input_error(format!(
-            "{}:{}: {}{more}: mend the data, or leave bad records out with `skip_bad_records: true`",
-            first.file, first.line, first.reason
-        )));
-    }
-    if data.train.is_empty() {
-        return Err(input_error(format!(
-            "train_data_dir: {} leaves no record to train on",
-            config.train_data_dir.display()
-        )));
-    }
-    Ok(())
-}
-
-fn model_event(base: &Base, set: &LoraSet, device: &Device) -> EventKind {
-    let described = &base.description;
-    let shape = &described.config;
-    EventKind::Model {
-        device: device_name(device),
-        base: BaseInfo {
-            name: described.name.clone(),
-            architecture: shape.architecture.clone(),
-            format: described.format.clone(),
-            dtype: described.dtype.clone(),
-            parameters: described.parameters,
-            layers: shape.layers as u64,
-            hidden_size: shape.hidden_size as u64,
-            vocabulary: shape.vocab_size as u64,
-            bytes: described.bytes,
-        },
-        adapter: AdapterInfo {
-            rank: set.spec.rank as u64,
-            alpha: set.spec.alpha,
-            target_modules: set.spec.target_modules.clone(),
-            modules: set.pairs.len() as u64,
-            parameters: set.parameter_count(),
-        },
+/// What is told of an adapter.
+pub(super) fn adapter_info(set: &LoraSet) -> AdapterInfo {
+    AdapterInfo {
+        rank: set.spec.rank as u64,
+        alpha: set.spec.alpha,
+        target_modules: set.spec.target_modules.clone(),
+        modules: set.pairs.len() as u64,
+        parameters: set.parameter_count(),
     }
 }

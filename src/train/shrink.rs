@@ -4,7 +4,6 @@
 //! pieces, whose sums of losses and gradients are those of the whole. Half the pieces' size is the
 //! same as half the `batch_size` with twice the `gradient_accumulation_steps`.
 
-use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -12,10 +11,11 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::memory::{Room, room};
+use super::objective::{Batch, Sums};
 use super::optimizer::Values;
 use super::trainer::{Flow, Interrupt, Trainer};
 use crate::config::OnOom;
-use crate::model::{self, DropoutKey, TokenBatch};
+use crate::model::DropoutKey;
 use crate::ops::heap::{self, OutOfMemory, Watch};
 use crate::protocol::{CheckpointReason, Level};
 
@@ -57,13 +57,6 @@ pub(super) enum Work {
     Step,
     Eval,
     Sample,
-}
-
-/// Sums over a micro-batch.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sums {
-    pub loss: f64,
-    pub trained_tokens: u64,
 }
 
 /// Whether an error says that memory ran out.
@@ -126,43 +119,34 @@ impl Trainer<'_> {
     /// Adds loss and gradients of a micro-batch to `gradients`, in pieces that fit into memory.
     pub fn compute(
         &mut self,
-        micro_batch: &TokenBatch,
+        batch: &dyn Batch,
         dropout: Option<DropoutKey>,
         gradients: &mut Values,
     ) -> Flow<Sums> {
-        let base = Rc::clone(&self.base);
-        let all = micro_batch.input_ids.len();
         let mut sums = Sums::default();
         let (mut done, mut tokens_before) = (0, 0);
-        while done < all {
-            let records = (all - done).min(self.pieces.records);
-            let piece = micro_batch.rows(done..done + records);
+        while done < batch.rows() {
+            let piece = batch.piece(done, self.pieces.records);
+            let records = piece.len();
             let dropout = dropout.map(|key| DropoutKey {
                 tokens_before,
                 ..key
             });
-            let tokens = piece.input_ids.iter().map(|ids| ids.len() as u64).sum();
-            let computed = watched(self.momentary_bytes(tokens), || {
-                base.decoder
-                    .loss_and_gradients(&piece, &self.set, dropout, self.pieces.recompute)
+            let computed = watched(batch.momentary_bytes(&piece), || {
+                batch.loss_and_gradients(piece, &self.set, dropout, self.pieces.recompute)
             });
             match computed {
                 Ok(pass) => {
                     gradients.add(&pass.gradients)?;
-                    sums.loss += pass.loss_sum;
-                    sums.trained_tokens += pass.trained_tokens;
-                    tokens_before += pass.computed_tokens;
+                    sums.loss += pass.sums.loss;
+                    sums.weight += pass.sums.weight;
+                    tokens_before += pass.computed;
                     done += records;
                 }
                 Err(e) => self.out_of_memory(e, records, Work::Step)?,
             }
         }
         Ok(sums)
-    }
-
-    /// Bytes that one operation on so many tokens may take for a moment.
-    pub fn momentary_bytes(&self, tokens: u64) -> u64 {
-        model::momentary_bytes(self.base.decoder.config(), tokens)
     }
 
     /// Does what `on_oom` says after a piece of `records` records did not fit, and returns when it is
@@ -224,9 +208,7 @@ impl Trainer<'_> {
     fn what_to_change(&self, records: usize) -> String {
         let config = &self.config;
         match records {
-            0 | 1 => {
-                "Lower sequence_len or lora_rank, or train where there is more memory".to_owned()
-            }
+            0 | 1 => self.objective.smaller_record().to_owned(),
             _ if config.packing => {
                 "To begin with less another time, lower batch_size, or sequence_len".to_owned()
             }

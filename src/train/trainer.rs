@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{BestEval, DataFingerprint};
 use super::controls::{Asked, Inbox};
 use super::memory::peak_bytes;
+use super::objective::{Made, Objective, Taken, Volume};
 use super::optimizer::{AdamW, Rates, Values, clip};
 use super::plan::{self, Plan};
 use super::schedule::factor;
@@ -16,8 +16,8 @@ use super::shrink::Pieces;
 use super::stage::Stage;
 use super::{Folders, Outcome, Reporter};
 use crate::config::{OnOom, RunConfig};
-use crate::data::{Batches, Cursor, Dataset, Loader};
-use crate::model::{Base, DropoutKey, LoraSet};
+use crate::data::Cursor;
+use crate::model::{DropoutKey, LoraSet};
 use crate::protocol::{CheckpointReason, EventKind, Level, Message, Num, PhaseName, StepMetrics};
 
 /// Skipped updates in a row after which the run pauses.
@@ -59,11 +59,10 @@ pub(super) struct Trainer<'a> {
     pub stage: &'a Stage<'a>,
     pub inbox: &'a mut Inbox,
 
-    pub base: Rc<Base>,
-    pub data: Arc<Dataset>,
+    pub objective: Rc<dyn Objective>,
     pub fingerprint: DataFingerprint,
-    pub batches: Arc<Batches>,
-    loader: Loader,
+    /// Records that are held out.
+    pub held_out: u64,
     pub plan: Plan,
     pub set: LoraSet,
     pub optimizer: AdamW,
@@ -75,8 +74,8 @@ pub(super) struct Trainer<'a> {
     /// Step of the newest checkpoint, and when it was written.
     pub saved_at: Option<u64>,
     pub last_save: Instant,
-    /// Answers of the bare base by prompt.
-    pub base_texts: HashMap<String, String>,
+    /// What the bare base makes of prompts.
+    pub base_samples: HashMap<String, Made>,
     pub paused: bool,
     /// Inside an eval or a sample: another one that is asked for waits.
     pub occupied: bool,
@@ -122,11 +121,9 @@ impl<'a> Trainer<'a> {
             reporter,
             stage,
             inbox,
-            base: setup.base,
-            loader: Loader::new(Arc::clone(&setup.data), Arc::clone(&setup.batches)),
-            data: setup.data,
+            held_out: setup.objective.held_out_count(),
+            objective: setup.objective,
             fingerprint: setup.fingerprint,
-            batches: setup.batches,
             plan: setup.plan,
             set: setup.set,
             optimizer: setup.optimizer,
@@ -134,7 +131,7 @@ impl<'a> Trainer<'a> {
             pieces,
             configured_pieces,
             last_save: Instant::now(),
-            base_texts: HashMap::new(),
+            base_samples: HashMap::new(),
             paused: false,
             occupied: false,
             waiting: VecDeque::new(),
@@ -165,7 +162,8 @@ impl<'a> Trainer<'a> {
             // Forward and backward over the micro-batches of the step.
             let step = self.progress.step + 1;
             let mut gradients = Values::zeros(&self.set);
-            let (mut loss_sum, mut trained, mut tokens, mut seconds) = (0.0, 0u64, 0u64, 0.0);
+            let (mut loss_sum, mut weight, mut seconds) = (0.0, 0u64, 0.0);
+            let mut volume = Volume::default();
             let mut cursor = self.progress.cursor;
             let epoch = cursor.epoch;
             for i in 0..self.config.gradient_accumulation_steps.max(1) {
@@ -175,25 +173,25 @@ impl<'a> Trainer<'a> {
                 }
                 self.attend()?;
                 let clock = Instant::now();
-                let micro_batch = self.loader.take(cursor)?;
+                let Taken { batch, after } = self.objective.take(cursor)?;
                 let dropout = (self.config.lora_dropout > 0.0).then_some(DropoutKey {
                     seed: self.config.seed,
                     step,
                     micro_batch: i as u32,
                     tokens_before: 0,
                 });
-                let sums = self.compute(&micro_batch.batch, dropout, &mut gradients)?;
+                let sums = self.compute(batch.as_ref(), dropout, &mut gradients)?;
                 loss_sum += sums.loss;
-                trained += sums.trained_tokens;
-                tokens += micro_batch.tokens;
-                cursor = micro_batch.after;
+                weight += sums.weight;
+                volume += batch.volume();
+                cursor = after;
                 seconds += clock.elapsed().as_secs_f64();
             }
 
-            // The update, with the mean over all trained tokens of the step.
+            // The update, with the mean over all trained tokens or pictures of the step.
             let clock = Instant::now();
-            let loss = loss_sum / trained as f64;
-            gradients.scale((1.0 / trained as f64) as f32);
+            let loss = loss_sum / weight as f64;
+            gradients.scale((1.0 / weight as f64) as f32);
             let norm = clip(&mut gradients, self.config.max_grad_norm);
             let rates = self.rates(step);
             let finite = loss.is_finite() && norm.is_finite();
@@ -205,17 +203,18 @@ impl<'a> Trainer<'a> {
             }
             self.progress.step = step;
             self.progress.cursor = cursor;
-            self.progress.total_tokens += tokens;
+            self.progress.total_tokens += volume.tokens;
             seconds += clock.elapsed().as_secs_f64();
 
             if finite {
                 self.reporter.emit(EventKind::Step(StepMetrics {
                     step,
-                    epoch: plan::epoch(&self.batches, cursor),
+                    epoch: plan::epoch(self.objective.per_epoch(), cursor),
                     loss: Num(loss),
                     learning_rate: rates.learning_rate,
                     grad_norm: Num(norm),
-                    tokens,
+                    tokens: volume.tokens,
+                    images: volume.images,
                     total_tokens: self.progress.total_tokens,
                     seconds,
                     peak_memory_bytes: peak_bytes(),
@@ -245,6 +244,11 @@ impl<'a> Trainer<'a> {
         );
         Rates {
             learning_rate: self.config.learning_rate * factor,
+            text_encoder: self
+                .config
+                .text_encoder_lr
+                .unwrap_or(self.config.learning_rate)
+                * factor,
             loraplus_ratio: self.config.loraplus_ratio,
             weight_decay: self.config.weight_decay,
         }
@@ -270,7 +274,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn eval_is_due(&self) -> bool {
-        !self.data.eval.is_empty()
+        self.held_out > 0
             && self.progress.evaluated_at != Some(self.progress.step)
             && self.is_due(self.config.eval_steps)
     }

@@ -38,9 +38,8 @@ pub fn lines(app: &App) -> Vec<String> {
         if let Some(base) = state.base_eval_loss {
             numbers += &format!("   {}", lang.base_loss(text::number(base.0)));
         }
-        if let Some(speed) = state.throughput.tokens_per_second() {
-            let speed = text::short(speed.round());
-            numbers += &format!("   {speed} {}", lang.tokens_per_second());
+        if let Some((speed, unit)) = super::panes::header::speed(state, lang) {
+            numbers += &format!("   {speed} {unit}");
         }
         out.push(numbers);
         out.extend(chart(app));

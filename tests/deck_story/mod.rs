@@ -195,6 +195,7 @@ impl Story {
             grad_norm: Num(0.4 + 1.6 * (-t / 90.0).exp() + 0.1 * Self::noise(step + 7)),
             tokens: 640 + step % 37,
             total_tokens: step * 658,
+            images: 0,
             seconds: 0.24,
             peak_memory_bytes: 1_340 << 20,
         }))
@@ -227,11 +228,13 @@ impl Story {
                     prompt: "I have a headache. What should I do?".into(),
                     text: adapter.into(),
                     base_text: Some("A headache can have many causes. You should drink water and get some sleep. If you have a headache, you should go to the doctor, the doctor, the doctor.".into()),
+                    ..SampleText::default()
                 },
                 SampleText {
                     prompt: "What helps against a cough?".into(),
                     text: "Thank you for writing to the clinic. Warm tea with honey helps. Be well!".into(),
                     base_text: Some("There are many things that help against a cough.".into()),
+                    ..SampleText::default()
                 },
             ],
             seconds: 0.8,

@@ -380,6 +380,7 @@ fn pretend(
             grad_norm: Num(if nan { f64::INFINITY } else { 1.0 }),
             tokens: 100,
             total_tokens: 100 * step,
+            images: 0,
             seconds: 0.001,
             peak_memory_bytes: 1 << 20,
         }));

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::commands::progress::Bar;
 use crate::config::{self, LoadedConfig, Problem, RunConfig, TaskType};
-use crate::data::images;
 use crate::data::{self, BadRecord, Batches, Dataset};
-use crate::model::{self, Description, LoraSpec, MemoryEstimate};
+use crate::model::{self, Description, LoraSpec, MemoryEstimate, diffusion};
 use crate::protocol::{DataStatistics, Finding};
 use crate::train::{AdapterPlan, AdapterSize, Plan, Preflight, adapter_plan, preflight};
 
@@ -18,6 +17,8 @@ pub(in crate::commands) struct Report {
     pub warnings: Vec<Problem>,
     pub loaded: Option<LoadedConfig>,
     pub base: Option<Description>,
+    /// In image runs.
+    pub image_base: Option<diffusion::Description>,
     pub data: Option<Data>,
     pub adapter: Option<Adapter>,
     pub plan: Option<Plan>,
@@ -78,15 +79,12 @@ pub(in crate::commands) fn examine(path: &Path, sets: &[String]) -> Report {
     match config::load(path, sets) {
         Ok(loaded) => {
             report.warnings.extend(loaded.warnings.iter().cloned());
-            report.problems.extend(loaded.not_built());
             report.loaded = Some(loaded);
         }
         Err(problems) => report.problems = problems,
     }
     if let Some(loaded) = report.loaded.take() {
-        if loaded.config.task_type == TaskType::TextToImage {
-            report.look_at_images(&loaded);
-        } else if report.problems.is_empty() {
+        if report.problems.is_empty() {
             report.look_at_run(&loaded);
         }
         report.loaded = Some(loaded);
@@ -105,6 +103,9 @@ impl Report {
 
     fn look_at_run(&mut self, loaded: &LoadedConfig) {
         let config = &loaded.config;
+        if config.task_type == TaskType::TextToImage {
+            return self.look_at_images(loaded);
+        }
         let quantization = config.quantize.and_then(model::Quantization::named);
         let described = model::describe_quantised(&config.base_model, quantization);
         self.base = self.keep(loaded, "base_model", described);
@@ -127,7 +128,7 @@ impl Report {
     }
 
     /// The value, or its error as a problem of `key`.
-    fn keep<T>(
+    pub(super) fn keep<T>(
         &mut self,
         loaded: &LoadedConfig,
         key: &str,
@@ -149,19 +150,6 @@ impl Report {
         }
     }
 
-    fn look_at_images(&mut self, loaded: &LoadedConfig) {
-        let bar = Bar::new("reading the images");
-        let read = images::load(&loaded.config, &|done, total| bar.update(done, total));
-        drop(bar);
-        if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
-            self.data = Some(Data {
-                statistics: dataset.statistics(None),
-                // The findings list them.
-                bad: Vec::new(),
-            });
-        }
-    }
-
     fn look_at_data(&mut self, loaded: &LoadedConfig, dataset: Dataset) {
         let config = &loaded.config;
         let Dataset {
@@ -179,7 +167,7 @@ impl Report {
             ));
         }
         let batches = Batches::of(config, &train);
-        let plan = Plan::new(config, &batches);
+        let plan = Plan::new(config, batches.per_epoch());
         if config.warmup_steps >= plan.total_steps {
             self.warnings.push(at_key(
                 loaded,
@@ -354,7 +342,7 @@ pub(in crate::commands) fn available_memory() -> Option<u64> {
 }
 
 /// A problem at the line of a key, or at none where the file does not give it.
-fn at_key(loaded: &LoadedConfig, key: &str, message: String, fix: String) -> Problem {
+pub(super) fn at_key(loaded: &LoadedConfig, key: &str, message: String, fix: String) -> Problem {
     let line = loaded
         .entries
         .iter()

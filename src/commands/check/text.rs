@@ -86,6 +86,24 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
             let _ = writeln!(out, "  note: {note}");
         }
     }
+    if let Some(base) = &report.image_base {
+        heading(&mut out, "Base");
+        let _ = writeln!(
+            out,
+            "  {}: {}, {} parameters in {} ({}, {}), made for {}x{} pixels",
+            relative(Path::new(&base.name)),
+            base.kind.name(),
+            grouped(base.parameters),
+            base.dtype,
+            base.format,
+            bytes(base.bytes),
+            base.side,
+            base.side
+        );
+        for note in &base.notes {
+            let _ = writeln!(out, "  note: {note}");
+        }
+    }
     if let Some(data) = &report.data {
         heading(&mut out, "Data");
         write_data(&mut out, &data.statistics, look);

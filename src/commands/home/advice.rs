@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use super::super::check::examine::available_memory;
-use crate::config::{self, LoadedConfig};
+use crate::config::{self, LoadedConfig, TaskType};
 use crate::data;
 use crate::model::{self, Description, memory_estimate};
 use crate::protocol::DataStatistics;
@@ -36,8 +36,8 @@ pub fn advise(base: &str, data: &str) -> Result<Suggestion> {
         let first = problems.into_iter().next();
         anyhow!(first.map_or_else(String::new, |p| format!("{}; {}", p.message, p.fix)))
     })?;
-    if let Some(problem) = loaded.not_built() {
-        return Err(anyhow!(problem.message));
+    if loaded.config.task_type == TaskType::TextToImage {
+        return Err(anyhow!("write the values of an image run yourself"));
     }
     let described = model::describe(&loaded.config.base_model)?;
     let tokenizer = model::open_tokenizer(&loaded.config.base_model)?;

@@ -286,9 +286,6 @@ fn queue_line(entry: Entry) -> QueueLine {
 /// Starts a config's run in a process of its own, or finds it alive; returns its folder.
 fn start(config_path: &Path) -> Result<PathBuf> {
     let loaded = config::load(config_path, &[]).map_err(|p| config::problems_error(&p))?;
-    if let Some(problem) = loaded.not_built() {
-        return Err(config::problems_error(&[problem]));
-    }
     let folder = RunFolder::new(&loaded.config.output_dir);
     let run = folder.root().to_owned();
     if live_runner(&folder).is_some() {

@@ -21,6 +21,7 @@ use super::unet::UNet;
 use super::vae::{self, VaeDecoder, VaeEncoder};
 use super::{ldm, names, plan};
 use crate::error::input_error;
+use crate::model::builtin;
 use crate::model::hugging_face::weight_files;
 use crate::model::source::{is_parameter, map, read_safetensors, read_text};
 use crate::ops::Bytes;
@@ -48,6 +49,8 @@ pub struct Description {
     /// One, or SDXL's two.
     pub text: Vec<ClipConfig>,
     pub vae: VaeConfig,
+    /// Pixels of a square's side that the base was made for.
+    pub side: usize,
 }
 
 /// An opened image base. Its parts are put into memory one by one, each when it is needed.
@@ -89,6 +92,9 @@ pub struct Component<'a> {
 /// Whether `base_model` names an image base: a diffusers folder, or a single-file checkpoint. Only
 /// headers are read; what cannot be read is none.
 pub fn is_image_base(base_model: &str) -> bool {
+    if let Some(name) = base_model.strip_prefix("builtin:") {
+        return builtin::is_image(name);
+    }
     let path = Path::new(base_model);
     if path.is_dir() {
         return path.join("model_index.json").exists() || path.join("unet").is_dir();
@@ -118,6 +124,9 @@ impl Source {
     /// Nothing there, a kind of file or of model that is not supported, damaged headers, tensors
     /// missing or of other shapes than the hyperparameters say: one sentence.
     pub fn open(base_model: &str) -> Result<Self> {
+        if let Some(name) = base_model.strip_prefix("builtin:") {
+            return builtin::open_image(name);
+        }
         let path = Path::new(base_model);
         let metadata = std::fs::metadata(path).map_err(|e| {
             input_error(format!(
@@ -362,6 +371,7 @@ fn assemble(
     };
     let mut tensors = BTreeMap::new();
     let (mut unet, mut vae, mut text) = (None, None, Vec::new());
+    let mut latent_side = None;
     for component in components {
         let file = format!("{name}/{}/config.json", component.name);
         let value = parse(component.config, &file)?;
@@ -374,7 +384,10 @@ fn assemble(
             read_safetensors(bytes.clone(), file, is_parameter, &mut own)?;
         }
         match component.name {
-            "unet" => unet = Some(UNetConfig::from_json(&json)?),
+            "unet" => {
+                latent_side = value.get("sample_size").and_then(Value::as_u64);
+                unet = Some(UNetConfig::from_json(&json)?);
+            }
             "vae" => vae = Some(VaeConfig::from_json(&json)?),
             _ => {
                 let projected = own.contains_key("text_projection.weight");
@@ -430,10 +443,23 @@ fn assemble(
             notes: Vec::new(),
             unet,
             text,
+            side: match latent_side {
+                Some(side @ 1..=1024) => side as usize * vae.reduction(),
+                _ => usual_side(kind, prediction),
+            },
             vae,
         },
         tokenizer,
     })
+}
+
+/// What the published bases of a kind were made for.
+fn usual_side(kind: Kind, prediction: Prediction) -> usize {
+    match (kind, prediction) {
+        (Kind::Sdxl, _) => 1024,
+        (Kind::Sd2, Prediction::V) => 768,
+        _ => 512,
+    }
 }
 
 /// A single-file checkpoint.
@@ -506,6 +532,7 @@ fn open_checkpoint(path: &Path) -> Result<Source> {
             unet: checkpoint.unet,
             text: checkpoint.text,
             vae: checkpoint.vae,
+            side: usual_side(checkpoint.kind, prediction),
         },
         tokenizer: Vocabulary::Beside(path.to_owned()),
     })

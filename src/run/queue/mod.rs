@@ -179,9 +179,6 @@ impl Queue {
     /// The config is broken, or its run is in the queue already.
     pub fn add(&self, config_path: &Path, sets: &[String]) -> Result<u64> {
         let loaded = config::load(config_path, sets).map_err(|p| config::problems_error(&p))?;
-        if let Some(problem) = loaded.not_built() {
-            return Err(config::problems_error(&[problem]));
-        }
         self.edit(|state| {
             let run_dir = loaded.config.output_dir.clone();
             if let Some(other) = state

@@ -95,9 +95,6 @@ pub fn work(folder: &Path) -> Result<()> {
 fn run(queue: &Queue, entry: &Entry) -> Result<(EntryState, Option<String>)> {
     let loaded =
         config::load(&entry.config, &entry.sets).map_err(|p| config::problems_error(&p))?;
-    if let Some(problem) = loaded.not_built() {
-        return Err(config::problems_error(&[problem]));
-    }
     let folder = RunFolder::new(&loaded.config.output_dir);
     // A runner that is alive was started by an earlier process of this queue, or by a person.
     let mut child = None;

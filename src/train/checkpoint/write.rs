@@ -9,7 +9,6 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::files::set_aside;
 use super::{FileSum, LATEST, OPTIMIZER_FILE, STATE_FILE, State, name};
-use crate::adapter;
 use crate::model::{LoraSet, Parameter};
 use crate::train::optimizer::{AdamW, Values};
 
@@ -20,7 +19,7 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Writes a checkpoint into `folder`. `state.files` and `state.checksum` are filled in here;
+/// Writes a checkpoint into `folder`: `adapter` is the adapter's files by name. `state.files` and `state.checksum` are filled in here;
 /// `before_rename` runs when everything is on disk under the temporary name.
 ///
 /// A checkpoint of the same step, which an abandoned run may have left, is set aside.
@@ -33,12 +32,12 @@ pub fn write(
     set: &LoraSet,
     optimizer: &AdamW,
     state: &State,
-    base_model: &str,
+    adapter: Vec<(&'static str, Vec<u8>)>,
     before_rename: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Written> {
     let name = name(state.step);
     let temporary = folder.join(format!(".{name}.tmp-{}", std::process::id()));
-    let written = fill(&temporary, set, optimizer, state, base_model)
+    let written = fill(&temporary, set, optimizer, state, adapter)
         .and_then(|bytes| {
             before_rename()?;
             put_in_place(folder, &temporary, &name)?;
@@ -66,7 +65,7 @@ fn fill(
     set: &LoraSet,
     optimizer: &AdamW,
     state: &State,
-    base_model: &str,
+    adapter: Vec<(&'static str, Vec<u8>)>,
 ) -> Result<u64> {
     ensure!(
         Values::of(set)?.all_finite()
@@ -80,7 +79,7 @@ fn fill(
     }
     fs::create_dir_all(temporary)
         .with_context(|| format!("making the folder {}", temporary.display()))?;
-    for (name, bytes) in adapter::peft_files(set, base_model)? {
+    for (name, bytes) in adapter {
         let path = temporary.join(name);
         fs::write(&path, bytes).with_context(|| format!("writing {}", path.display()))?;
     }

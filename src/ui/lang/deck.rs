@@ -28,6 +28,7 @@ words! {
     loss: "loss", "损失";
     eval: "eval", "评估";
     tokens_per_second: "tok/s", "词元/秒";
+    images_per_second: "img/s", "图/秒";
     rate_short: "lr", "学习率";
     norm_short: "norm", "范数";
     ms_per_step: "ms/step", "毫秒/步";

@@ -5,7 +5,8 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::{Segment, fine_bar};
-use crate::protocol::{PhaseName, Remedy};
+use crate::protocol::{PhaseName, Remedy, RunState};
+use crate::ui::Lang;
 use crate::ui::app::{App, Connection};
 use crate::ui::chart::trend;
 use crate::ui::keymap::Act;
@@ -420,10 +421,10 @@ fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         }
         segments.push(spans);
     }
-    if let Some(speed) = state.throughput.tokens_per_second() {
+    if let Some((speed, unit)) = speed(state, lang) {
         segments.push(vec![
-            Span::styled(text::short(speed.round()), theme[Role::Text]),
-            Span::styled(format!(" {}", lang.tokens_per_second()), theme[Role::Muted]),
+            Span::styled(speed, theme[Role::Text]),
+            Span::styled(format!(" {unit}"), theme[Role::Muted]),
         ]);
     }
     if state.last.step > 0 {
@@ -467,4 +468,14 @@ fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         ));
     }
     join(segments, area, buf);
+}
+
+/// Tokens or pictures per second, and the unit.
+pub(in crate::ui) fn speed(state: &RunState, lang: Lang) -> Option<(String, &'static str)> {
+    let throughput = &state.throughput;
+    let tokens = throughput.tokens_per_second();
+    let images = throughput.images_per_second();
+    tokens
+        .map(|speed| (text::short(speed.round()), lang.tokens_per_second()))
+        .or_else(|| images.map(|speed| (format!("{speed:.2}"), lang.images_per_second())))
 }
