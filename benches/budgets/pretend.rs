@@ -25,6 +25,7 @@ pub fn step(step: u64) -> StepMetrics {
         grad_norm: Num(0.5 + 0.3 * (x * 0.3).cos()),
         tokens: 512,
         total_tokens: 512 * step,
+        images: 0,
         seconds: 0.1,
         peak_memory_bytes: 1 << 30,
     }

@@ -382,6 +382,7 @@ fn read_line(reader: &mut BufReader<UnixStream>) -> io::Result<Line> {
         Some(_) if line.len() as u64 + 1 >= LINE_BYTES => Ok(Line::TooLong),
         _ => Ok(Line::End),
     }
+}
 
 /// A snapshot is hundreds of kilobytes, and what a thread that ends has allocated stays its arena's:
 /// written in pieces, visitors leave no memory behind.
