@@ -249,7 +249,7 @@ fn captioned(table: &str, input: &[u8]) {
             fs::write(root.join(name), PIXEL).unwrap();
         }
         let yaml = format!(
-            "base_model: {0}/base.safetensors\ntrain_data_dir: {0}/data\nresolution: 64\n\
+            "base_model: {0}/base.safetensors\ntrain_data_dir: {0}/data\nresolution: 128\n\
              eval_split: 0\nskip_bad_records: true\n",
             root.display()
         );
