@@ -319,6 +319,30 @@ mod tests {
         );
     }
 
+    /// tests/tools/make_kohya_names.py: kohya's own `create_network`.
+    #[test]
+    fn the_modules_that_kohyas_create_network_adapts_have_its_names() {
+        let text = include_str!("../../tests/fixtures/kohya_names.json");
+        let theirs: HashMap<String, Vec<String>> = serde_json::from_str(text).unwrap();
+        for (key, family, count) in [("sd1", Family::Sd1, 264), ("sdxl", Family::Sdxl, 986)] {
+            assert_eq!(theirs[key].len(), count);
+            let ours = kohya_names(family);
+            // Of the UNet all linears and projections of transformers, neither more nor fewer.
+            let mut unet: Vec<&String> = ours
+                .iter()
+                .filter(|(module, _)| module.starts_with(UNET) && module.contains(".attentions."))
+                .map(|(_, name)| name)
+                .collect();
+            unet.sort();
+            let is_unet = |name: &&String| name.starts_with("lora_unet_");
+            let mut expected: Vec<&String> = theirs[key].iter().filter(is_unet).collect();
+            expected.sort();
+            assert_eq!(unet, expected, "{key}");
+            let names: std::collections::HashSet<&String> = ours.values().collect();
+            assert!(theirs[key].iter().all(|name| names.contains(name)), "{key}");
+        }
+    }
+
     #[test]
     fn no_two_modules_share_a_kohya_name_and_both_spellings_are_read() {
         for family in [Family::Sd1, Family::Sd2, Family::Sdxl] {
