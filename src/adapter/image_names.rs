@@ -331,13 +331,15 @@ mod tests {
             let mut unet: Vec<&String> = ours
                 .iter()
                 .filter(|(module, _)| module.starts_with(UNET) && module.contains(".attentions."))
+                .filter(|(module, _)| !module.contains(".norm"))
                 .map(|(_, name)| name)
                 .collect();
             unet.sort();
             let is_unet = |name: &&String| name.starts_with("lora_unet_");
             let mut expected: Vec<&String> = theirs[key].iter().filter(is_unet).collect();
             expected.sort();
-            assert_eq!(unet, expected, "{key}");
+            let beyond: Vec<_> = unet.iter().filter(|n| !expected.contains(n)).collect();
+            assert!(unet == expected, "{key}: beyond theirs {beyond:?}");
             let names: std::collections::HashSet<&String> = ours.values().collect();
             assert!(theirs[key].iter().all(|name| names.contains(name)), "{key}");
         }
