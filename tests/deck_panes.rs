@@ -560,7 +560,7 @@ impl GpuSource for Recorded {
 fn eight() -> GpuStatus {
     let text = include_str!("fixtures/nvml/8x_h100.json");
     let source = Recorded(serde_json::from_str(text).unwrap());
-    GpuMonitor::new(Ok(Box::new(source)), None).read("cuda:2")
+    GpuMonitor::new(Ok(Box::new(source)), None).read("cuda:2", None)
 }
 
 #[test]

