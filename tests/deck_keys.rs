@@ -78,7 +78,7 @@ fn case(name: &str) -> Case {
         "down" => full("5g", "i", Seen("task_type needs a new run"), ""),
         "left" => case("6\rgll", Seen("record ◂ 2/")),
         "right" => case("6\rg", Seen("record ◂ 2/")),
-        "page-up" => case("5gj\x06\x06\x06\x06", Gone("notify_command")),
+        "page-up" => full("5g\x06", "i", Seen("base_model needs a new run"), ""),
         "page-down" => case("5g", Gone("base_model")),
         "first" => case("5G", Seen("base_model")),
         "last" => case("5g", Seen("notify_command")),
