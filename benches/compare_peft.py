@@ -4,12 +4,15 @@
     python benches/compare_peft.py                                   # SmolLM2-135M, 4 x 256, with and without recomputation
     python benches/compare_peft.py --shapes 4x256,4x1024 --checkpointing off
     python benches/compare_peft.py --shapes 1x256,1x512,1x1024,1x2048,1x4096 --without-peft   # memory by length
+    python benches/compare_peft.py --device cuda:0 --base FOLDER --targets all-linear --rank 16 --shapes 4x1024   # bf16, on a GPU
 
-Both sides: f32, the same base (PEFT gets it dequantised, as a safetensors folder, so that reading the
+Both sides: f32 (on a GPU a bf16 base and f32 adapters), the same base (PEFT gets it dequantised, as a safetensors folder, so that reading the
 GGUF does not count against it), the same records cut to the same length, LoRA on q_proj and v_proj, the
 loss on all tokens, AdamW, gradients clipped at 1. Each run is a process of its own; the two sides
 alternate, so that a machine whose speed drifts treats them alike. Peak memory is the kernel's VmHWM
-of the process, the time to the first step counts from the start of the process (imports included).
+of the process, on a GPU that of its tensors; the time to the first step counts from the start of the
+process (imports included). With `--quantize q4_k` loradeck's base is quantised, and PEFT's by
+bitsandbytes to nf4.
 Needs what tests/tools/requirements.txt lists.
 """
 
@@ -28,7 +31,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ["q_proj", "v_proj"]
+TARGETS = "q_proj,v_proj"
 WORDS = "the a patient doctor asks about pain in knee and says it began three days ago after work on field".split()
 
 
@@ -81,13 +84,27 @@ def peft_worker(job: dict) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(job["threads"])
     torch.manual_seed(42)
-    model = AutoModelForCausalLM.from_pretrained(job["base"], dtype=torch.float32, attn_implementation="sdpa")
+    cuda = job["device"] != "cpu"
+    device = torch.device(job["device"])
+    more = {}
+    if job["quantize"]:
+        from transformers import BitsAndBytesConfig
+
+        more = dict(device_map={"": device}, quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16))
+    dtype = torch.bfloat16 if cuda else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(job["base"], dtype=dtype, attn_implementation="sdpa", **more)
+    if not job["quantize"]:
+        model.to(device)
+    base_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     tokenizer = AutoTokenizer.from_pretrained(job["base"])
     model.config.use_cache = False
     if job["checkpointing"]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    model = get_peft_model(model, LoraConfig(r=job["rank"], lora_alpha=job["rank"], target_modules=TARGETS, task_type="CAUSAL_LM"))
+    model = get_peft_model(model, LoraConfig(r=job["rank"], lora_alpha=job["rank"], target_modules=peft_targets(job["targets"]), task_type="CAUSAL_LM"))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.0)
@@ -96,24 +113,32 @@ def peft_worker(job: dict) -> None:
     batch, seconds, first = job["batch"], [], None
     for step in range(job["warmup"] + job["steps"]):
         begin = time.perf_counter()
-        ids = torch.tensor([rows[(step * batch + i) % len(rows)] for i in range(batch)])
+        ids = torch.tensor([rows[(step * batch + i) % len(rows)] for i in range(batch)], device=device)
         assert ids.shape == (batch, job["length"]), ids.shape
-        loss = model(input_ids=ids, labels=ids).loss
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
+            loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if cuda:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
         first = first or time.time() - job["spawned"]
     seconds = seconds[job["warmup"] :]
     figures = {
         "tokens_per_second": batch * job["length"] * len(seconds) / sum(seconds),
         "step_seconds": statistics.median(seconds),
-        "peak_memory_bytes": peak_bytes(),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_bytes(),
+        "base_bytes": base_bytes,
         "first_step_seconds": first,
         "loss": loss.item(),
     }
     print(json.dumps(figures))
+
+
+def peft_targets(targets: str) -> str | list[str]:
+    return targets if targets == "all-linear" else targets.split(",")
 
 
 def run_peft(job: dict) -> dict:
@@ -125,6 +150,10 @@ def run_peft(job: dict) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def targets_text(targets: str) -> str:
+    return targets if targets == "all-linear" else f"[{targets}]"
+
+
 def run_loradeck(job: dict, program: Path, base: Path) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "bench.yaml"
@@ -132,9 +161,10 @@ def run_loradeck(job: dict, program: Path, base: Path) -> dict:
             f"base_model: {json.dumps(str(base))}\n"
             f"train_data_dir: {json.dumps(job['records'])}\n"
             f"output_dir: {json.dumps(folder + '/run')}\n"
-            f"lora_rank: {job['rank']}\nlora_alpha: {job['rank']}\ntarget_modules: [{', '.join(TARGETS)}]\n"
+            f"lora_rank: {job['rank']}\nlora_alpha: {job['rank']}\ntarget_modules: {targets_text(job['targets'])}\n"
             f"batch_size: {job['batch']}\nsequence_len: {job['length']}\ntrain_on_inputs: true\neval_split: 0\n"
-            f"gradient_checkpointing: {str(job['checkpointing']).lower()}\ndevice: cpu\nlr_scheduler: constant\n"
+            f"gradient_checkpointing: {str(job['checkpointing']).lower()}\ndevice: {job['device']}\nlr_scheduler: constant\n"
+            + (f"quantize: {job['quantize']}\n" if job["quantize"] else "")
         )
         command = [program, "bench", config, "--json", "--steps", str(job["steps"]), "--warmup", str(job["warmup"])]
         env = dict(os.environ, RAYON_NUM_THREADS=str(job["threads"]))
@@ -149,8 +179,17 @@ def run_loradeck(job: dict, program: Path, base: Path) -> dict:
     return figures
 
 
+def base_bytes(base: Path, quantize: str | None, peft_bytes: float) -> float:
+    """The bytes of loradeck's base on the device: with q4_k 4.5 bits a weight, else PEFT's, both bf16."""
+    if not quantize:
+        return peft_bytes
+    bits = {"q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q5_1": 6.0, "q8_0": 8.5, "q4_k": 4.5, "q5_k": 5.5, "q6_k": 6.5625}
+    weights = sum(file.stat().st_size for file in base.glob("*.safetensors")) / 2
+    return weights * bits[quantize] / 8
+
+
 def medians(runs: list[dict]) -> dict:
-    keys = ["tokens_per_second", "step_seconds", "peak_memory_bytes", "first_step_seconds", "gemm_share"]
+    keys = ["tokens_per_second", "step_seconds", "peak_memory_bytes", "first_step_seconds", "gemm_share", "base_bytes"]
     return {key: statistics.median(run[key] for run in runs) for key in keys if runs and key in runs[0]}
 
 
@@ -168,6 +207,9 @@ def main() -> None:
     parser.add_argument("--loradeck", type=Path, default=ROOT / "target/release/loradeck", help="the program")
     parser.add_argument("--shapes", default="4x256", help="batch x length, several with commas: 4x256,1x1024")
     parser.add_argument("--checkpointing", choices=["off", "on", "both"], default="both", help="recomputation, on both sides")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N, on both sides")
+    parser.add_argument("--targets", default=TARGETS, help="module names with commas, or all-linear")
+    parser.add_argument("--quantize", help="quantise loradeck's base to this; PEFT's by bitsandbytes to nf4")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5, help="measured steps of a run")
     parser.add_argument("--warmup", type=int, default=1)
@@ -195,7 +237,7 @@ def main() -> None:
                 write_records(Path(data), batch * 4, length)
                 job = dict(
                     batch=batch, length=length, rank=args.rank, steps=args.steps, warmup=args.warmup, threads=args.threads,
-                    checkpointing=checkpointing, base=str(folder), records=str(Path(data) / "records.jsonl"),
+                    checkpointing=checkpointing, device=args.device, targets=args.targets, quantize=args.quantize, base=str(folder), records=str(Path(data) / "records.jsonl"),
                 )
                 peft, loradeck = [], []
                 for _ in range(args.repeats):
@@ -215,6 +257,10 @@ def main() -> None:
                     "peak_memory": a["peak_memory_bytes"] / b["peak_memory_bytes"],
                     "first_step": a["first_step_seconds"] / b["first_step_seconds"],
                 }
+                if args.device != "cpu":
+                    # What training takes beside the base itself, which PEFT's side counts.
+                    ours = max(a["peak_memory_bytes"] - base_bytes(args.base, args.quantize, b["base_bytes"]), 0)
+                    result["ratio"]["memory_above_base"] = ours / max(b["peak_memory_bytes"] - b["base_bytes"], 1)
                 ratio = result["ratio"]
                 say(f"  loradeck / PEFT: speed {ratio['speed']:.2f}, peak memory {ratio['peak_memory']:.3f}, time to the first step {ratio['first_step']:.3f}")
             results.append(result)

@@ -225,9 +225,90 @@ pub fn adapter_config(input: &[u8]) {
     bounded(input, || drop(loradeck::adapter::open(&folder)));
 }
 
+/// A picture in any of the formats that are read. What it may take follows from the pixels that it
+/// claims, of which there may be a hundred million.
+pub fn image(input: &[u8]) {
+    let path = scratch().join("picture");
+    fs::write(&path, input).unwrap();
+    let watch = Watch::new(3 << 30, 1 << 20);
+    drop(loradeck::data::images::open(&path));
+    if let Err(e) = heap::check() {
+        panic!("{e}, from {} bytes of picture", input.len());
+    }
+    drop(watch);
+}
+
+/// A folder of two pictures beside a table of captions, and a file that no table may name.
+fn captioned(table: &str, input: &[u8]) {
+    let root = scratch().join(format!("captioned-{table}"));
+    let config = root.join("config.yaml");
+    if !root.is_dir() {
+        fs::create_dir_all(root.join("data/sub")).unwrap();
+        fs::write(root.join("base.safetensors"), "").unwrap();
+        for name in ["outside.png", "data/a.png", "data/sub/b.png"] {
+            fs::write(root.join(name), PIXEL).unwrap();
+        }
+        let yaml = format!(
+            "base_model: {0}/base.safetensors\ntrain_data_dir: {0}/data\nresolution: 128\n\
+             eval_split: 0\nskip_bad_records: true\n",
+            root.display()
+        );
+        fs::write(&config, yaml).unwrap();
+    }
+    fs::write(root.join("data").join(table), input).unwrap();
+    bounded(input, || {
+        let config = loradeck::config::load(&config, &[]).unwrap().config;
+        if let Ok(set) = loradeck::data::images::load(&config, &|_, _| {}) {
+            for item in &set.items {
+                assert!(item.path.starts_with(root.join("data")), "{item:?}");
+            }
+            drop(set.statistics(None));
+        }
+    });
+}
+
+/// A `metadata.csv` of captions.
+pub fn image_csv(input: &[u8]) {
+    captioned("metadata.csv", input);
+}
+
+/// A `metadata.jsonl` of captions.
+pub fn image_jsonl(input: &[u8]) {
+    captioned("metadata.jsonl", input);
+}
+
+/// A grey PNG of one pixel.
+const PIXEL: &[u8] = b"\
+    \x89\x50\x4e\x47\x0d\x0a\x1a\x0a\x00\x00\x00\x0d\x49\x48\x44\x52\x00\x00\x00\x01\
+    \x00\x00\x00\x01\x08\x00\x00\x00\x00\x3a\x7e\x9b\x55\x00\x00\x00\x0a\x49\x44\x41\
+    \x54\x78\x9c\x63\x68\x00\x00\x00\x82\x00\x81\x77\xcd\x72\xb6\x00\x00\x00\x00\x49\
+    \x45\x4e\x44\xae\x42\x60\x82";
+
+/// A Stable Diffusion checkpoint in a single file.
+pub fn diffusion(input: &[u8]) {
+    let path = scratch().join("image-base.safetensors");
+    fs::write(&path, input).unwrap();
+    bounded(input, || {
+        drop(loradeck::model::diffusion::Source::open(
+            path.to_str().unwrap(),
+        ));
+    });
+}
+
+/// CLIP's `merges.txt`, and what it makes of a text.
+pub fn clip_merges(input: &[u8]) {
+    let folder = folder_of("clip", "diffusion/tokenizer");
+    fs::write(folder.join("merges.txt"), input).unwrap();
+    bounded(input, || {
+        if let Ok(tokenizer) = loradeck::model::diffusion::open_clip_tokenizer(&folder) {
+            drop(tokenizer.chunks("a photo of a cat, 你好  ", 3));
+        }
+    });
+}
+
 pub type Parser = (&'static str, fn(&[u8]));
 
-pub const PARSERS: [Parser; 12] = [
+pub const PARSERS: [Parser; 17] = [
     ("safetensors", safetensors),
     ("gguf", gguf),
     ("ggml", ggml),
@@ -240,4 +321,9 @@ pub const PARSERS: [Parser; 12] = [
     ("adapter", adapter),
     ("adapter_gguf", adapter_gguf),
     ("adapter_config", adapter_config),
+    ("image", image),
+    ("image_csv", image_csv),
+    ("image_jsonl", image_jsonl),
+    ("diffusion", diffusion),
+    ("clip_merges", clip_merges),
 ];

@@ -45,6 +45,11 @@ impl Stream {
         }
     }
 
+    /// Counter and key of the first block, for drawing the same numbers elsewhere.
+    pub fn origin(&self) -> ([u32; 4], [u32; 2]) {
+        (self.counter, self.key)
+    }
+
     pub fn next_u32(&mut self) -> u32 {
         if self.next == 4 {
             self.block = philox4x32_10(self.counter, self.key);

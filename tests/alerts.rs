@@ -141,6 +141,18 @@ fn a_loss_that_spikes_is_told_within_steps_with_a_lower_rate() {
     );
 }
 
+/// One record a step: what a step's loss is depends on its record, not on the learning rate.
+#[test]
+fn a_loss_that_is_noisy_alone_does_not_oscillate() {
+    let fold = of_rate("noisy", "5e-5");
+    let told = |a: &Alert| matches!(a, Alert::Oscillation { .. } | Alert::Spike { .. });
+    assert!(
+        !fold.raised.iter().any(|(_, a)| told(a)),
+        "{:?}",
+        fold.raised
+    );
+}
+
 #[test]
 fn a_loss_that_oscillates_names_half_the_rate() {
     let fold = of_rate("oscillation", "6e-2");

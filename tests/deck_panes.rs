@@ -8,7 +8,6 @@ use std::path::Path;
 
 use deck_story::deck::{Deck, UNICODE};
 use deck_story::{gpus, no_gpu};
-use loradeck::monitor::{GpuMonitor, GpuSource};
 use loradeck::protocol::*;
 use loradeck::run::link::Update;
 use loradeck::ui::app::{Action, Msg};
@@ -544,38 +543,6 @@ fn a_theme_s_file_that_changes_shows_at_once() {
     deck.send(Msg::Themes(Box::new(open("accent: bleu\n"))));
     assert!(deck.screen().contains("did you mean blue?"));
     assert_eq!(deck.app.theme.name, "dark", "a broken theme is none");
-}
-
-/// Says what the file holds, as NVML would.
-struct Recorded(Vec<GpuReading>);
-
-impl GpuSource for Recorded {
-    fn read(&mut self) -> Result<Vec<GpuReading>, String> {
-        Ok(self.0.clone())
-    }
-}
-
-/// An 8-GPU box through the monitor. The readings have the form of NVML's and are made up: no such
-/// machine was at hand.
-fn eight() -> GpuStatus {
-    let text = include_str!("fixtures/nvml/8x_h100.json");
-    let source = Recorded(serde_json::from_str(text).unwrap());
-    GpuMonitor::new(Ok(Box::new(source)), None).read("cuda:2")
-}
-
-#[test]
-fn eight_gpus_have_their_place_at_every_size() {
-    at_every_size("gpus_8", |size| {
-        let mut deck = Deck::running(size, UNICODE, &eight());
-        deck.keys("3");
-        deck
-    });
-    let mut deck = Deck::running((120, 40), UNICODE, &eight());
-    deck.keys("3<enter>");
-    insta::assert_snapshot!("gpus_8_maximised", deck.screen());
-    let mut deck = Deck::running((300, 100), UNICODE, &eight());
-    deck.keys("3<enter>");
-    insta::assert_snapshot!("gpus_8_maximised_300x100", deck.screen());
 }
 
 #[test]

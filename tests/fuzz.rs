@@ -57,6 +57,12 @@ fn seeds(parser: &str) -> Vec<Vec<u8>> {
             }));
             paths
         }
+        "diffusion" => files(&fixtures.join("diffusion/sd1"), |n| {
+            n.ends_with("checkpoint.safetensors")
+        }),
+        "clip_merges" => files(&fixtures.join("diffusion/tokenizer"), |n| {
+            n.ends_with("merges.txt")
+        }),
         "adapter" => files(&peft, |n| n.ends_with(".safetensors")),
         "adapter_config" => files(&peft, |n| n.ends_with(".json")),
         _ => Vec::new(),
@@ -79,6 +85,15 @@ fn seeds(parser: &str) -> Vec<Vec<u8>> {
              {% endif %}{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}{{ range(10) | list | join(',') | indent(4) }}\
              {{ strftime_now('%d %b %Y') }}{% if add_generation_prompt %}{{ '%s' | format('x') }}{% endif %}",
         ],
+        "image_csv" => &[
+            "file_name,text\na.png,one\nsub/b.png,\"two, three\"\n",
+            "file,caption,other\n./a.png,x,1\nsub/../sub/b.png,y,2\n../outside.png,z,3\n",
+            "/etc/passwd,stolen\na,by its stem\n",
+        ],
+        "image_jsonl" => &[
+            "{\"file_name\": \"a.png\", \"text\": \"one\"}\n{\"file_name\": \"sub/b.png\", \"caption\": \"two\"}\n",
+            "{\"file_name\": \"../outside.png\", \"text\": \"x\"}\n{\"image\": \"b.png\", \"prompt\": \"y\"}\n",
+        ],
         "csv" => &[
             "prompt,completion\n\"a, b\",c\nd,\"e\n\"\"f\"\"\"\n",
             "instruction,input,output\nadd,1 2,3\n",
@@ -100,6 +115,9 @@ fn seeds(parser: &str) -> Vec<Vec<u8>> {
         _ => &[],
     };
     seeds.extend(texts.iter().map(|t| t.as_bytes().to_vec()));
+    if parser == "image" {
+        seeds.extend(pictures());
+    }
     if parser == "adapter_gguf" {
         // Ours, from the PEFT fixture; its base gives the order of heads.
         let folder = tempfile::tempdir().unwrap();
@@ -121,6 +139,37 @@ fn seeds(parser: &str) -> Vec<Vec<u8>> {
     }
     assert!(!seeds.is_empty(), "no seeds for {parser}");
     seeds
+}
+
+/// One picture in each format that is read, and in the modes that they have.
+fn pictures() -> Vec<Vec<u8>> {
+    use image::{DynamicImage, ImageFormat, RgbaImage};
+    let rgba = RgbaImage::from_fn(9, 7, |x, y| {
+        image::Rgba([(x * 28) as u8, (y * 36) as u8, 99, (255 - x * 9) as u8])
+    });
+    let rgba = DynamicImage::from(rgba);
+    let (rgb, grey) = (
+        DynamicImage::from(rgba.to_rgb8()),
+        DynamicImage::from(rgba.to_luma8()),
+    );
+    let deep = DynamicImage::from(rgba.to_rgb16());
+    [
+        (&rgba, ImageFormat::Png),
+        (&grey, ImageFormat::Png),
+        (&deep, ImageFormat::Png),
+        (&rgb, ImageFormat::Jpeg),
+        (&grey, ImageFormat::Jpeg),
+        (&rgba, ImageFormat::WebP),
+        (&rgb, ImageFormat::Bmp),
+        (&rgba, ImageFormat::Gif),
+    ]
+    .into_iter()
+    .map(|(picture, format)| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    })
+    .collect()
 }
 
 /// Words that mean something to one parser or another.
@@ -225,6 +274,10 @@ fn run(parser: &str, parse: fn(&[u8]), input: &[u8]) {
 #[test]
 fn parsers_neither_panic_nor_hang_nor_take_memory_beyond_their_inputs_size() {
     let parameter = |name: &str| std::env::var(name).ok();
+    // The index of scanned pictures.
+    let cache = tempfile::tempdir().unwrap();
+    // SAFETY: this test is alone in its process, and no other thread has begun.
+    unsafe { std::env::set_var("LORADECK_CACHE", cache.path()) };
     let runs: u64 = parameter("LORADECK_FUZZ_RUNS")
         .and_then(|n| n.parse().ok())
         .unwrap_or(150);

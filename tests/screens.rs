@@ -10,7 +10,7 @@ use loradeck::protocol::*;
 use loradeck::run::link::Update;
 use loradeck::ui::app::{Action, Msg};
 
-const SIZES: [(u16, u16); 4] = [(200, 60), (120, 40), (80, 24), (40, 12)];
+const SIZES: [(u16, u16); 5] = [(300, 100), (200, 60), (120, 40), (80, 24), (40, 12)];
 
 fn at_every_size(name: &str, deck: impl Fn((u16, u16)) -> Deck) {
     for size in SIZES {
@@ -259,7 +259,7 @@ fn help_comes_from_the_key_table() {
         deck
     });
     let mut deck = Deck::training((80, 24));
-    deck.keys("?jjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjj");
+    deck.keys("?jjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjjj");
     insta::assert_snapshot!("help_end", deck.screen());
     deck.keys("q");
     assert!(deck.app.overlay.is_none() && deck.sent().is_empty());

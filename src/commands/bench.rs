@@ -111,14 +111,11 @@ fn table(m: &Measurement) -> String {
     );
     line(
         "products",
-        match (m.gemm_share, m.gemm_flops_per_second) {
-            (Some(share), Some(rate)) => format!(
-                "{products}: {:.0} % of the {:.1} that products alone reach here",
-                share * 100.0,
-                rate * 1e-9
-            ),
-            _ => products,
-        },
+        format!(
+            "{products}: {:.0} % of the {:.1} that products alone reach here",
+            m.gemm_share * 100.0,
+            m.gemm_flops_per_second * 1e-9
+        ),
     );
     for (i, part) in m.parts.iter().enumerate() {
         line(

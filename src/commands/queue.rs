@@ -9,8 +9,9 @@ use super::{fetch, home};
 use crate::cli::{QueueArgs, QueueWorkerArgs};
 use crate::error::input_error;
 use crate::printable::{complain, say};
+use crate::protocol::QueueState;
 use crate::run::logind;
-use crate::run::queue::{self, Entry, EntryState, Queue};
+use crate::run::queue::{self, Entry, Queue};
 use crate::ui::home::Open;
 
 /// How often a queue without a deck is looked at.
@@ -67,7 +68,7 @@ fn count(n: usize) -> String {
 
 /// Prints every change until the queue has ended: 1 when a run has failed.
 fn follow(queue: &Queue, ids: &[u64]) -> Result<u8> {
-    let mut told: Vec<(u64, EntryState)> = Vec::new();
+    let mut told: Vec<(u64, QueueState)> = Vec::new();
     loop {
         let alive = queue.is_alive();
         let state = queue.read()?;
@@ -80,7 +81,7 @@ fn follow(queue: &Queue, ids: &[u64]) -> Result<u8> {
         }
         if !alive {
             let failed = |e: &Entry| {
-                e.state == EntryState::Failed && (ids.is_empty() || ids.contains(&e.id))
+                e.state == QueueState::Failed && (ids.is_empty() || ids.contains(&e.id))
             };
             return Ok(u8::from(state.entries.iter().any(failed)));
         }

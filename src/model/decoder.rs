@@ -15,7 +15,7 @@ use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
     DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, Tape, adapted_row_norms,
-    cross_entropy, embedding, frozen_linear, rms_norm, select_rows,
+    cross_entropy, embedding, emulating, frozen_linear, rms_norm, select_rows,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -55,7 +55,7 @@ pub struct Decoder {
 
 impl Decoder {
     pub(super) fn new(source: &Source, device: &Device, dtype: DType) -> Result<Self> {
-        if matches!(device, Device::Cpu) && dtype != DType::F32 {
+        if matches!(device, Device::Cpu) && dtype != DType::F32 && !emulating() {
             return Err(input_error(
                 "on the CPU loradeck computes in f32; set `precision: f32` or leave it out",
             ));

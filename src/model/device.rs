@@ -4,6 +4,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 
 use crate::error::input_error;
+use crate::ops;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,7 @@ fn cuda(index: usize) -> candle_core::Result<Device> {
     if four != [4.0] {
         candle_core::bail!("it computes 2 x 2 = {four:?}");
     }
+    ops::prepare(&device)?;
     Ok(device)
 }
 

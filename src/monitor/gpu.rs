@@ -36,8 +36,9 @@ impl GpuMonitor {
         }
     }
 
-    /// Reads now. `device` is the run's own: `cuda:0`, `cpu`, or empty while it is not known.
-    pub fn read(&mut self, device: &str) -> GpuStatus {
+    /// Reads now. `device` is the run's own: `cuda:0`, `cpu`, or empty while it is not known;
+    /// `allocated` are the bytes of its tensors there, as far as the run's own allocator counts.
+    pub fn read(&mut self, device: &str, allocated: Option<u64>) -> GpuStatus {
         let source = match &mut self.source {
             Ok(source) => source,
             Err(reason) => {
@@ -51,6 +52,11 @@ impl GpuMonitor {
             Ok(mut gpus) => {
                 self.seen = true;
                 mark_used(&mut gpus, device, self.visible.as_deref());
+                // In a container NVML lists the processes by numbers of another name space, and none
+                // of them is the run's.
+                for gpu in gpus.iter_mut().filter(|gpu| gpu.in_use) {
+                    gpu.memory_run = gpu.memory_run.or(allocated);
+                }
                 GpuStatus::Present { gpus }
             }
             Err(reason) if self.seen => GpuStatus::Lost { reason },
@@ -68,7 +74,6 @@ fn mark_used(gpus: &mut [GpuReading], device: &str, visible: Option<&str>) {
     for gpu in gpus.iter_mut() {
         gpu.in_use = gpu.memory_run.is_some();
     }
-    // In a container NVML lists the processes by numbers of another name space.
     if gpus.iter().any(|g| g.in_use) {
         return;
     }
@@ -121,6 +126,22 @@ mod tests {
         GpuMonitor::new(Ok(Box::new(Recorded(readings))), visible.map(str::to_owned))
     }
 
+    #[test]
+    fn where_nvml_does_not_see_the_process_the_allocator_tells_what_the_run_uses() {
+        let memory = |status: GpuStatus| -> Vec<Option<u64>> {
+            match status {
+                GpuStatus::Present { gpus } => gpus.iter().map(|g| g.memory_run).collect(),
+                other => panic!("{other:?}"),
+            }
+        };
+        let status = monitor(vec![two_gpus()], None).read("cuda:1", Some(7));
+        assert_eq!(memory(status), [None, Some(7)]);
+        let mut seen = two_gpus();
+        seen[0].memory_run = Some(9);
+        let status = monitor(vec![seen], None).read("cuda:0", Some(7));
+        assert_eq!(memory(status), [Some(9), None]);
+    }
+
     fn used(status: GpuStatus) -> Vec<bool> {
         match status {
             GpuStatus::Present { gpus } => gpus.iter().map(|g| g.in_use).collect(),
@@ -131,15 +152,20 @@ mod tests {
     #[test]
     fn a_gpu_that_stops_answering_is_lost_and_one_that_never_did_is_absent() {
         let mut lost = monitor(vec![two_gpus()], None);
-        assert!(matches!(lost.read("cpu"), GpuStatus::Present { .. }));
-        assert!(matches!(lost.read("cpu"), GpuStatus::Lost { .. }));
+        assert!(matches!(lost.read("cpu", None), GpuStatus::Present { .. }));
+        assert!(matches!(lost.read("cpu", None), GpuStatus::Lost { .. }));
         assert!(matches!(
-            monitor(vec![], None).read("cpu"),
+            monitor(vec![], None).read("cpu", None),
             GpuStatus::NoNvml { .. }
         ));
-        assert_eq!(monitor(vec![vec![]], None).read(""), GpuStatus::NoDevice);
+        assert_eq!(
+            monitor(vec![vec![]], None).read("", None),
+            GpuStatus::NoDevice
+        );
         let mut none = GpuMonitor::new(Err("no library".into()), None);
-        assert!(matches!(none.read("cpu"), GpuStatus::NoNvml { reason } if reason == "no library"));
+        assert!(
+            matches!(none.read("cpu", None), GpuStatus::NoNvml { reason } if reason == "no library")
+        );
     }
 
     #[test]
@@ -153,7 +179,7 @@ mod tests {
             ("cuda:0", Some(""), [false, false]),
             ("cpu", None, [false, false]),
         ] {
-            let status = monitor(vec![two_gpus()], visible).read(device);
+            let status = monitor(vec![two_gpus()], visible).read(device, None);
             assert_eq!(used(status), expected, "{device} {visible:?}");
         }
     }
@@ -162,7 +188,7 @@ mod tests {
     fn the_device_that_holds_the_runs_process_wins_over_counting() {
         let mut gpus = two_gpus();
         gpus[1].memory_run = Some(1 << 30);
-        let status = monitor(vec![gpus], None).read("cuda:0");
+        let status = monitor(vec![gpus], None).read("cuda:0", None);
         assert_eq!(used(status), [false, true]);
     }
 }

@@ -6,13 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::matrix::{Matrix, Target, Write, product};
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::{dot, exp, exp_in_place, largest, wide};
 
 /// Queries whose scores exist at once.
@@ -95,10 +96,8 @@ pub fn attention(
             v.dims()
         );
     }
-    if !fused(q) {
-        return tape.composed([q, k, v], |[q, k, v]| {
-            composed(&q, &k, &v, spans, heads, sight)
-        });
+    if cuda::serves(q) {
+        return cuda::attention::attention(tape, q, k, v, spans, heads, sight);
     }
     let time = timed(Part::Attention);
     let (y, normalisers) = with_inputs(q, k, v, heads, sight, |inputs| forward(inputs, spans))?;
@@ -147,63 +146,6 @@ fn with_inputs<R>(
             })
         })
     })??
-}
-
-fn composed(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    spans: &[Span],
-    heads: Heads,
-    sight: Sight,
-) -> Result<Tensor> {
-    let group = heads.queries / heads.keys;
-    let scale = 1.0 / (heads.size as f64).sqrt();
-    let by_head = |x: &Tensor, range: &Range<usize>, count: usize| {
-        x.narrow(0, range.start, range.len())?
-            .reshape((range.len(), count, heads.size))?
-            .transpose(0, 1)?
-            .contiguous()
-    };
-    let mut rows = Vec::new();
-    for span in spans {
-        // [keys, group * queries, size]: a key head's queries share one product.
-        let (k, v) = (
-            by_head(k, &span.keys, heads.keys)?,
-            by_head(v, &span.keys, heads.keys)?,
-        );
-        for first in (0..span.queries.len()).step_by(4 * CHUNK) {
-            let count = (4 * CHUNK).min(span.queries.len() - first);
-            let start = span.queries.start + first;
-            let keys = span.seen_by(&(first..first + count), sight);
-            let q = by_head(q, &(start..start + count), heads.queries)?.reshape((
-                heads.keys,
-                group * count,
-                heads.size,
-            ))?;
-            let k = k.narrow(1, keys.start, keys.len())?;
-            let scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * scale)?;
-            let mask: Vec<f32> = (0..group * count)
-                .flat_map(|i| {
-                    let seen = span.seen(first + i % count, sight);
-                    keys.clone().map(move |j| match seen.contains(&j) {
-                        true => 0.0,
-                        false => f32::NEG_INFINITY,
-                    })
-                })
-                .collect();
-            let mask = Tensor::from_vec(mask, (1, group * count, keys.len()), q.device())?;
-            let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?
-                .to_dtype(v.dtype())?;
-            let out = weights
-                .matmul(&v.narrow(1, keys.start, keys.len())?.contiguous()?)?
-                .reshape((heads.queries, count, heads.size))?
-                .transpose(0, 1)?
-                .reshape((count, heads.queries * heads.size))?;
-            rows.push(out);
-        }
-    }
-    Tensor::cat(&rows, 0)
 }
 
 /// Slices of q, k, v, and how they are to be read.

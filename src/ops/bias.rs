@@ -3,9 +3,10 @@
 use candle_core::{D, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::wide;
 
 /// `x + bias` for `x` of `[tokens, features]`; the gradient reaches `x` only.
@@ -16,7 +17,9 @@ pub fn add_bias(tape: &Tape, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     if bias.elem_count() != x.dim(D::Minus1)? {
         bail!("a bias of {:?} meets {:?}", bias.dims(), x.dims());
     }
-    let y = if fused(x) {
+    let y = if cuda::serves(x) {
+        cuda::pointwise::add_bias(x, bias)?
+    } else {
         let _time = timed(Part::Linear);
         let y = with_floats(x, |x| {
             with_floats(bias, |bias| {
@@ -32,8 +35,6 @@ pub fn add_bias(tape: &Tape, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
             })
         })??;
         Tensor::from_vec(y, x.shape(), &Device::Cpu)?
-    } else {
-        x.detach().broadcast_add(&bias.to_dtype(x.dtype())?)?
     };
     let input = x.id();
     tape.record(&y, &[x], move |dy, gradients| {

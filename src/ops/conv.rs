@@ -3,12 +3,12 @@
 //! Images are rows of features (channels last), so that a convolution is a linear of gathered
 //! patches. Patches exist for a bounded number of pixels at a time, forward and backward.
 
-use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
+use candle_core::{Device, Result, Tensor, TensorId, bail};
 use rayon::prelude::*;
 
 use super::bias::{add_slice, add_to_rows};
-use super::linear::{linear_backward, linear_forward};
-use super::lora::{LoraTerm, Pair, dropped};
+use super::cuda;
+use super::lora::{LoraTerm, Pair};
 use super::matrix::Write;
 use super::profile::{Part, timed};
 use super::tape::{Gradients, Tape};
@@ -118,7 +118,7 @@ pub fn conv2d(
     };
     let y = match fused(x) {
         true => forward_on_host(x, conv, terms, residual, shape)?,
-        false => forward_on_device(x, conv, terms, residual, shape)?,
+        false => cuda::conv::forward(x, conv, terms, residual, shape)?,
     };
     let mut inputs = vec![x];
     inputs.extend(residual);
@@ -183,15 +183,15 @@ fn check_shapes(
 
 /// What a convolution reads and writes.
 #[derive(Clone, Copy)]
-struct Shape {
-    kernel: Kernel,
-    grid: Grid,
-    out: Grid,
-    channels: usize,
+pub(super) struct Shape {
+    pub kernel: Kernel,
+    pub grid: Grid,
+    pub out: Grid,
+    pub channels: usize,
 }
 
 impl Shape {
-    fn patch(&self) -> usize {
+    pub fn patch(&self) -> usize {
         self.kernel.taps() * self.channels
     }
 
@@ -298,53 +298,8 @@ impl Shape {
             });
     }
 
-    /// All patches at once, out of candle's operations.
-    fn gather_on_device(&self, x: &Tensor) -> Result<Tensor> {
-        let Grid {
-            images,
-            height,
-            width,
-        } = self.grid;
-        let (before, after) = (self.kernel.before, self.kernel.after);
-        let padded = x
-            .reshape((images, height, width, self.channels))?
-            .pad_with_zeros(1, before, after)?
-            .pad_with_zeros(2, before, after)?;
-        let every = |count: usize, from: usize| {
-            let indices: Vec<u32> = (0..count)
-                .map(|i| (i * self.kernel.stride + from) as u32)
-                .collect();
-            Tensor::new(indices, x.device())
-        };
-        let mut taps = Vec::new();
-        for ky in 0..self.kernel.size {
-            let lines = padded.index_select(&every(self.out.height, ky)?, 1)?;
-            for kx in 0..self.kernel.size {
-                taps.push(lines.index_select(&every(self.out.width, kx)?, 2)?);
-            }
-        }
-        Tensor::cat(&taps, 3)?.reshape((self.out.rows(), self.patch()))
-    }
-
-    /// The gradient of `x` given that of all its patches, out of candle's operations: the reverse of
-    /// [`Shape::gather_on_device`].
-    fn scatter_on_device(&self, patches: &Tensor) -> Result<Tensor> {
-        let tape = Tape::recording();
-        let x = Tensor::zeros(
-            (self.grid.rows(), self.channels),
-            patches.dtype(),
-            patches.device(),
-        )?;
-        tape.want(&x);
-        let gathered = tape.composed([&x], |[x]| self.gather_on_device(&x))?;
-        match tape.pull(&gathered, patches.clone())?.take(&x) {
-            Some(dx) => Ok(dx),
-            None => bail!("no gradient reached the input of a convolution"),
-        }
-    }
-
     /// An adapter's A with its numbers in the order of patches.
-    fn into_patches(self, a: &Tensor) -> Result<Tensor> {
+    pub fn into_patches(self, a: &Tensor) -> Result<Tensor> {
         let (rank, inputs) = a.dims2()?;
         a.reshape((rank, self.channels, self.kernel.taps()))?
             .transpose(1, 2)?
@@ -353,7 +308,7 @@ impl Shape {
     }
 
     /// The reverse of [`Shape::into_patches`].
-    fn out_of_patches(self, a: &Tensor) -> Result<Tensor> {
+    pub fn out_of_patches(self, a: &Tensor) -> Result<Tensor> {
         let (rank, inputs) = a.dims2()?;
         a.reshape((rank, self.kernel.taps(), self.channels))?
             .transpose(1, 2)?
@@ -431,43 +386,6 @@ fn forward_on_host(
     Tensor::from_vec(y, (shape.out.rows(), outputs), &Device::Cpu)
 }
 
-fn forward_on_device(
-    x: &Tensor,
-    conv: &FrozenConv,
-    terms: &[LoraTerm],
-    residual: Option<&Tensor>,
-    shape: Shape,
-) -> Result<Tensor> {
-    let patches = shape.gather_on_device(&x.detach())?;
-    let mut y = linear_forward(&patches, &conv.weight)?;
-    if let Some(bias) = &conv.bias {
-        y = y.broadcast_add(&bias.to_dtype(y.dtype())?)?;
-    }
-    for term in terms {
-        let patches = patches_after_dropout(x, &patches, term, shape)?;
-        let a = shape.into_patches(&term.a.detach())?.to_dtype(x.dtype())?;
-        let b = term.b.detach().to_dtype(x.dtype())?;
-        y = (y + (patches.matmul(&a.t()?)?.matmul(&b.t()?)? * term.factor())?)?;
-    }
-    match residual {
-        Some(residual) => residual.detach() + y,
-        None => Ok(y),
-    }
-}
-
-/// The patches that an adapter reads.
-fn patches_after_dropout(
-    x: &Tensor,
-    patches: &Tensor,
-    term: &LoraTerm,
-    shape: Shape,
-) -> Result<Tensor> {
-    match term.dropout {
-        Some(_) => shape.gather_on_device(&dropped(&x.detach(), term.dropout)?),
-        None => Ok(patches.clone()),
-    }
-}
-
 /// What the backward of a convolution needs.
 struct ConvBackward {
     input: TensorId,
@@ -495,31 +413,15 @@ impl ConvBackward {
     }
 
     fn on_device(&self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
-        let shape = self.shape;
-        let mut dx = match self.input_wanted {
-            true => Some(shape.scatter_on_device(&linear_backward(dy, &self.weight)?)?),
-            false => None,
-        };
-        let Some(x) = &self.x else {
-            return Ok(dx);
-        };
-        let patches = shape.gather_on_device(&x.detach())?;
-        for term in &self.terms {
-            let patches = patches_after_dropout(x, &patches, term, shape)?;
-            let a = shape.into_patches(&term.a.detach())?.to_dtype(x.dtype())?;
-            let b = term.b.detach().to_dtype(x.dtype())?;
-            let low = patches.matmul(&a.t()?)?;
-            let d_b = (dy.t()?.matmul(&low)? * term.factor())?;
-            let d_low = (dy.matmul(&b)? * term.factor())?;
-            let d_a = shape.out_of_patches(&d_low.t()?.matmul(&patches)?.to_dtype(DType::F32)?)?;
-            gradients.add(term.a.id(), d_a)?;
-            gradients.add(term.b.id(), d_b.to_dtype(DType::F32)?)?;
-            if let Some(sum) = dx {
-                let added = shape.scatter_on_device(&d_low.matmul(&a)?)?;
-                dx = Some((sum + dropped(&added, term.dropout)?)?);
-            }
-        }
-        Ok(dx)
+        cuda::conv::backward_of(
+            self.x.as_ref(),
+            dy,
+            &self.weight,
+            &self.terms,
+            self.shape,
+            self.input_wanted,
+            gradients,
+        )
     }
 
     fn on_host(&self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {

@@ -17,12 +17,34 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// The numbers that decide, one for each of the whole micro-batch.
+    pub(super) fn stream(&self) -> Stream {
+        Stream::new(self.seed, Purpose::Dropout, self.step, self.item)
+    }
+
+    /// What those that stay are multiplied by.
+    pub(super) fn kept(&self) -> f32 {
+        (1.0 / (1.0 - self.probability)) as f32
+    }
+
+    /// A number stays where the stream's is at least this.
+    pub(super) fn threshold(&self) -> u32 {
+        (self.probability * (1u64 << 32) as f64) as u32
+    }
+
+    /// The mask from `numbers` numbers further on.
+    pub(super) fn after(&self, numbers: u64) -> Dropout {
+        Dropout {
+            before: self.before + numbers,
+            ..*self
+        }
+    }
+
     /// `x` with some numbers dropped and the others scaled up to keep the mean.
     pub(super) fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut stream = Stream::new(self.seed, Purpose::Dropout, self.step, self.item);
+        let mut stream = self.stream();
         stream.skip(self.before);
-        let kept = (1.0 / (1.0 - self.probability)) as f32;
-        let threshold = (self.probability * (1u64 << 32) as f64) as u32;
+        let (kept, threshold) = (self.kept(), self.threshold());
         x.iter()
             .map(|&x| match stream.next_u32() >= threshold {
                 true => x * kept,

@@ -23,6 +23,6 @@ pub fn embedding(ids: &[u32], weight: &FrozenWeight, device: &Device) -> Result<
             (ids.len(), weight.columns()),
             &Device::Cpu,
         ),
-        None => weight.dense()?.index_select(&Tensor::new(ids, device)?, 0),
+        None => weight.gather(&Tensor::new(ids, device)?),
     }
 }

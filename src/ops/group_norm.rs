@@ -1,13 +1,14 @@
 //! GroupNorm with frozen weight and bias, with or without a SiLU behind it (Wu and He,
 //! arXiv:1803.08494).
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::conv::Grid;
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::{sigmoid, wide};
 
 /// Rows whose sums one task takes: a constant, so that sums do not depend on the threads.
@@ -45,8 +46,8 @@ pub fn group_norm(tape: &Tape, x: &Tensor, grid: Grid, norm: &GroupNorm) -> Resu
             x.dims()
         );
     }
-    if !fused(x) {
-        return tape.composed([x], |[x]| composed(&x, grid, norm));
+    if cuda::serves(x) {
+        return cuda::norm::group_norm(tape, x, grid, norm);
     }
     let time = timed(Part::Norm);
     let pixels = grid.pixels();
@@ -64,27 +65,6 @@ pub fn group_norm(tape: &Tape, x: &Tensor, grid: Grid, norm: &GroupNorm) -> Resu
         gradients.add(input.id(), dx)
     });
     Ok(y)
-}
-
-fn composed(x: &Tensor, grid: Grid, norm: &GroupNorm) -> Result<Tensor> {
-    let channels = x.dim(1)?;
-    let shape = (
-        grid.images,
-        grid.pixels(),
-        norm.groups,
-        channels / norm.groups,
-    );
-    let wide = x.to_dtype(DType::F32)?.reshape(shape)?;
-    let mean = wide.mean_keepdim(3)?.mean_keepdim(1)?;
-    let centred = wide.broadcast_sub(&mean)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?.mean_keepdim(1)?;
-    let y = centred
-        .broadcast_div(&(variance + norm.eps)?.sqrt()?)?
-        .reshape(x.shape())?
-        .broadcast_mul(&norm.weight)?
-        .broadcast_add(&norm.bias)?;
-    let y = if norm.silu { y.silu()? } else { y };
-    y.to_dtype(x.dtype())
 }
 
 /// Mean and inverse standard deviation of each image's groups.
@@ -318,6 +298,8 @@ wide! {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{D, DType};
+
     use super::super::finite_differences::{check, numbers};
     use super::super::to_vec;
     use super::*;
@@ -336,6 +318,28 @@ mod tests {
             eps: 1e-5,
             silu,
         }
+    }
+
+    /// Out of candle's operations.
+    fn composed(x: &Tensor, grid: Grid, norm: &GroupNorm) -> Result<Tensor> {
+        let channels = x.dim(1)?;
+        let shape = (
+            grid.images,
+            grid.pixels(),
+            norm.groups,
+            channels / norm.groups,
+        );
+        let wide = x.to_dtype(DType::F32)?.reshape(shape)?;
+        let mean = wide.mean_keepdim(3)?.mean_keepdim(1)?;
+        let centred = wide.broadcast_sub(&mean)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?.mean_keepdim(1)?;
+        let y = centred
+            .broadcast_div(&(variance + norm.eps)?.sqrt()?)?
+            .reshape(x.shape())?
+            .broadcast_mul(&norm.weight)?
+            .broadcast_add(&norm.bias)?;
+        let y = if norm.silu { y.silu()? } else { y };
+        y.to_dtype(x.dtype())
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The language model's head and its loss, without ever holding all logits.
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::linear::{linear_backward, linear_forward};
+use super::cuda;
 use super::profile::{Part, timed};
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::weight::{FrozenWeight, HostWeight, Products};
 use super::wide::{exp_in_place, largest, wide};
 
@@ -39,12 +39,13 @@ pub fn cross_entropy(
         );
     }
     let _time = timed(Part::Head);
-    match weight.host() {
-        Some(weight) if fused(hidden) => with_floats(hidden, |hidden| {
-            on_host(hidden, features, weight, targets, gradient)
-        })?,
-        _ => composed(&hidden.detach(), weight, targets, gradient),
+    if cuda::serves(hidden) {
+        return cuda::head::cross_entropy(hidden, weight, targets, gradient);
     }
+    let weight = weight.on_host()?;
+    with_floats(hidden, |hidden| {
+        on_host(hidden, features, weight, targets, gradient)
+    })?
 }
 
 fn on_host(
@@ -114,43 +115,47 @@ wide! {
     }
 }
 
-fn composed(
-    hidden: &Tensor,
-    weight: &FrozenWeight,
-    targets: &[u32],
-    gradient: bool,
-) -> Result<(f64, Option<Tensor>)> {
-    let chunk = tokens_at_once(weight.rows());
-    let mut loss = 0.0;
-    let mut parts = Vec::new();
-    for (index, targets) in targets.chunks(chunk).enumerate() {
-        let hidden = hidden.narrow(0, index * chunk, targets.len())?;
-        let logits = linear_forward(&hidden, weight)?.to_dtype(DType::F32)?;
-        let ids = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
-        let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-        let losses: Vec<f32> = log_p.gather(&ids, 1)?.flatten_all()?.to_vec1()?;
-        loss -= losses.iter().map(|&x| f64::from(x)).sum::<f64>();
-        if gradient {
-            let minus_one = (ids.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
-            let d_logits = log_p.exp()?.scatter_add(&ids, &minus_one, 1)?;
-            parts.push(linear_backward(
-                &d_logits.to_dtype(hidden.dtype())?,
-                weight,
-            )?);
-        }
-    }
-    let d_hidden = match parts.is_empty() {
-        true => None,
-        false => Some(Tensor::cat(&parts, 0)?),
-    };
-    Ok((loss, d_hidden))
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::{D, DType};
+
     use super::super::finite_differences::numbers;
+    use super::super::linear::{linear_backward, linear_forward};
     use super::super::to_vec;
     use super::*;
+
+    /// The loss out of candle's operations.
+    fn composed(
+        hidden: &Tensor,
+        weight: &FrozenWeight,
+        targets: &[u32],
+        gradient: bool,
+    ) -> Result<(f64, Option<Tensor>)> {
+        let chunk = tokens_at_once(weight.rows());
+        let mut loss = 0.0;
+        let mut parts = Vec::new();
+        for (index, targets) in targets.chunks(chunk).enumerate() {
+            let hidden = hidden.narrow(0, index * chunk, targets.len())?;
+            let logits = linear_forward(&hidden, weight)?.to_dtype(DType::F32)?;
+            let ids = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
+            let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+            let losses: Vec<f32> = log_p.gather(&ids, 1)?.flatten_all()?.to_vec1()?;
+            loss -= losses.iter().map(|&x| f64::from(x)).sum::<f64>();
+            if gradient {
+                let minus_one = (ids.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
+                let d_logits = log_p.exp()?.scatter_add(&ids, &minus_one, 1)?;
+                parts.push(linear_backward(
+                    &d_logits.to_dtype(hidden.dtype())?,
+                    weight,
+                )?);
+            }
+        }
+        let d_hidden = match parts.is_empty() {
+            true => None,
+            false => Some(Tensor::cat(&parts, 0)?),
+        };
+        Ok((loss, d_hidden))
+    }
 
     fn weight(rows: usize, columns: usize) -> FrozenWeight {
         let numbers = to_vec(&numbers(7, &[rows, columns])).unwrap();

@@ -117,9 +117,10 @@ pub fn live_bytes() -> usize {
     LIVE.load(Relaxed)
 }
 
-/// Returns to the system what the allocator keeps of freed memory, so that the system's counts show
+/// Returns to the system (and to a GPU's driver) what the allocator keeps of freed memory, so that the system's counts show
 /// it. glibc keeps it otherwise; other C libraries return large blocks by themselves.
 pub fn give_back() {
+    super::cuda::trim_memory();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         unsafe extern "C" {

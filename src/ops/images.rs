@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::bias::add_slice;
 use super::conv::Grid;
+use super::cuda;
 use super::tape::Tape;
 use super::tensors::{fused, with_floats};
 
@@ -24,11 +25,8 @@ pub fn upsample(tape: &Tape, x: &Tensor, grid: Grid) -> Result<(Tensor, Grid)> {
     };
     // Lines are counted over all images.
     let source = |row: usize| row / out.width / 2 * grid.width + row % out.width / 2;
-    if !fused(x) {
-        let indices: Vec<u32> = (0..out.rows()).map(|row| source(row) as u32).collect();
-        let indices = Tensor::new(indices, x.device())?;
-        let y = tape.composed([x], |[x]| x.index_select(&indices, 0))?;
-        return Ok((y, out));
+    if cuda::serves(x) {
+        return Ok((cuda::images::upsample(tape, x, grid)?, out));
     }
     let y = with_floats(x, |x| {
         let mut y = vec![0.0; out.rows() * channels];
@@ -116,12 +114,8 @@ pub fn add_to_images(tape: &Tape, x: &Tensor, per_image: &Tensor, grid: Grid) ->
         );
     }
     let pixels = grid.pixels();
-    if !fused(x) {
-        return tape.composed([x, per_image], |[x, per_image]| {
-            x.reshape((grid.images, pixels, channels))?
-                .broadcast_add(&per_image.unsqueeze(1)?)?
-                .reshape((rows, channels))
-        });
+    if cuda::serves(x) {
+        return cuda::images::add_to_images(tape, x, per_image, grid);
     }
     let y = with_floats(x, |x| {
         with_floats(per_image, |added| {

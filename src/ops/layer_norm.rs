@@ -1,11 +1,12 @@
 //! LayerNorm with frozen weight and bias.
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::{dot, sum, wide};
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` per row, for `x` of `[rows, features]`.
@@ -23,8 +24,8 @@ pub fn layer_norm(
     if features == 0 || weight.dims() != [features] || bias.dims() != [features] {
         bail!("a norm of {:?} features got {:?}", weight.dims(), x.dims());
     }
-    if !fused(x) {
-        return tape.composed([x], |[x]| composed(&x, weight, bias, eps));
+    if cuda::serves(x) {
+        return cuda::norm::layer_norm(tape, x, weight, bias, eps);
     }
     let time = timed(Part::Norm);
     let y = with_floats(x, |x| {
@@ -47,17 +48,6 @@ pub fn layer_norm(
         gradients.add(input.id(), dx)
     });
     Ok(y)
-}
-
-fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let wide = x.to_dtype(DType::F32)?;
-    let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred
-        .broadcast_div(&(variance + eps)?.sqrt()?)?
-        .broadcast_mul(&weight.to_dtype(DType::F32)?)?
-        .broadcast_add(&bias.to_dtype(DType::F32)?)?
-        .to_dtype(x.dtype())
 }
 
 fn forward(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
@@ -116,9 +106,23 @@ fn centre(y: &mut [f32], x: &[f32], eps: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::super::finite_differences::{check, numbers};
     use super::super::to_vec;
     use super::*;
+
+    /// Out of candle's operations.
+    fn composed(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let centred = wide.broadcast_sub(&wide.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        centred
+            .broadcast_div(&(variance + eps)?.sqrt()?)?
+            .broadcast_mul(&weight.to_dtype(DType::F32)?)?
+            .broadcast_add(&bias.to_dtype(DType::F32)?)?
+            .to_dtype(x.dtype())
+    }
 
     #[test]
     fn gradient_of_layer_norm_is_its_slope() {

@@ -1,11 +1,12 @@
 //! A frozen linear with low-rank adapters beside it: `x W^T + scale * dropout(x) A^T B^T`.
 
-use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
+use candle_core::{Device, Result, Tensor, TensorId, bail};
 
 use super::bias::{add_bias, add_to_rows};
+use super::cuda;
 use super::dora::{self, DoraTerm, dora_linear};
 use super::dropout::Dropout;
-use super::linear::{frozen_linear, linear_backward, linear_forward};
+use super::linear::frozen_linear;
 use super::matrix::{Matrix, Write, parallel_product};
 use super::profile::{Part, timed};
 use super::tape::{Gradients, Tape};
@@ -97,7 +98,7 @@ pub fn lora_linear_with_bias(
         // A tensor to hang the backward on.
         Residual::Replay(residual) => Tensor::zeros((), residual.dtype(), &Device::Cpu)?,
         _ if fused(x) => forward_on_host(x, weight, bias, terms, residual.tensor())?,
-        _ => forward_on_device(x, weight, bias, terms, residual.tensor())?,
+        _ => cuda::linear::adapted_forward(x, weight, bias, terms, residual.tensor())?,
     };
     let mut inputs = vec![x];
     inputs.extend(residual.tensor());
@@ -200,26 +201,6 @@ pub(super) fn dropped(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     };
     let mask = dropout.apply(&vec![1.0; x.elem_count()]);
     x * Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?
-}
-
-fn forward_on_device(
-    x: &Tensor,
-    weight: &FrozenWeight,
-    bias: Option<&Tensor>,
-    terms: &[LoraTerm],
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
-    let mut y = linear_forward(x, weight)?;
-    for term in terms {
-        y = (y + composed(&Tape::off(), x, term)?)?;
-    }
-    if let Some(bias) = bias {
-        y = y.broadcast_add(&bias.to_dtype(y.dtype())?)?;
-    }
-    match residual {
-        Some(residual) => residual + y,
-        None => Ok(y),
-    }
 }
 
 fn forward_on_host(
@@ -434,27 +415,15 @@ impl LinearBackward {
         }
     }
 
-    /// The gradient of x where wanted, out of candle's operations.
     fn on_device(&self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {
-        let mut dx = match self.input_wanted {
-            true => Some(linear_backward(dy, &self.weight)?),
-            false => None,
-        };
-        for term in &self.terms {
-            let x = dropped(self.x()?, term.dropout)?;
-            let a = term.a.detach().to_dtype(x.dtype())?;
-            let b = term.b.detach().to_dtype(x.dtype())?;
-            let low = x.matmul(&a.t()?)?;
-            let d_b = (dy.t()?.matmul(&low)? * term.factor())?;
-            let d_low = (dy.matmul(&b)? * term.factor())?;
-            let d_a = d_low.t()?.matmul(&x)?;
-            gradients.add(term.a.id(), d_a.to_dtype(DType::F32)?)?;
-            gradients.add(term.b.id(), d_b.to_dtype(DType::F32)?)?;
-            if let Some(sum) = dx {
-                dx = Some((sum + dropped(&d_low.matmul(&a)?, term.dropout)?)?);
-            }
-        }
-        Ok(dx)
+        cuda::linear::adapted_backward(
+            self.x.as_ref(),
+            dy,
+            &self.weight,
+            &self.terms,
+            self.input_wanted,
+            gradients,
+        )
     }
 
     fn on_host(&self, dy: &Tensor, gradients: &mut Gradients) -> Result<Option<Tensor>> {

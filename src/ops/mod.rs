@@ -5,7 +5,7 @@
 //! padding; where one ends is told by [`Span`]s. Images are `[pixels, channels]` alike, on a
 //! [`Grid`]. On the CPU the operations run in f32 on rayon's
 //! threads, and every sum is taken in an order that does not depend on scheduling, so equal inputs
-//! give equal bits. On other devices the same functions are composed of candle's operations. What a
+//! give equal bits. On GPUs kernels of our own and cuBLAS do the same ([`cuda`]). What a
 //! backward needs is noted on a [`Tape`].
 
 mod activation;
@@ -13,6 +13,7 @@ mod attention;
 mod bias;
 mod columns;
 mod conv;
+mod cuda;
 mod decode;
 mod dora;
 mod dropout;
@@ -44,6 +45,10 @@ pub use attention::{Heads, Sight, Span, attention};
 pub use bias::add_bias;
 pub use columns::select_columns;
 pub use conv::{FrozenConv, Grid, Kernel, conv2d};
+#[cfg(test)]
+pub(crate) use cuda::emulated::emulated;
+pub(crate) use cuda::emulating;
+pub use cuda::{device_product_rate, memory_in_use, optimizer, prepare};
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;
 pub use embedding::embedding;

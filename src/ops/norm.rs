@@ -1,11 +1,12 @@
 //! RMSNorm with a frozen weight.
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::{dot, wide};
 
 /// `x / sqrt(mean(x^2) + eps) * weight` per token, for `x` of `[tokens, features]`; where the weight
@@ -17,8 +18,8 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
     if weight.elem_count() == 0 || !x.dim(D::Minus1)?.is_multiple_of(weight.elem_count()) {
         bail!("a norm of {:?} features got {:?}", weight.dims(), x.dims());
     }
-    if !fused(x) {
-        return tape.composed([x], |[x]| composed(&x, weight, eps));
+    if cuda::serves(x) {
+        return cuda::norm::rms_norm(tape, x, weight, eps);
     }
     let time = timed(Part::Norm);
     let y = with_floats(x, |x| with_floats(weight, |w| forward(x, w, eps as f32)))??;
@@ -39,16 +40,6 @@ pub fn rms_norm(tape: &Tape, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
         )
     });
     Ok(y)
-}
-
-fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let wide = x.to_dtype(DType::F32)?;
-    let wide = wide.reshape(((), weight.elem_count()))?;
-    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
-    wide.broadcast_div(&(mean + eps)?.sqrt()?)?
-        .broadcast_mul(&weight.to_dtype(DType::F32)?)?
-        .reshape(x.shape())?
-        .to_dtype(x.dtype())
 }
 
 fn forward(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
@@ -98,8 +89,21 @@ wide! {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::super::finite_differences::{check, numbers};
     use super::*;
+
+    /// Out of candle's operations.
+    fn composed(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let wide = wide.reshape(((), weight.elem_count()))?;
+        let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+        wide.broadcast_div(&(mean + eps)?.sqrt()?)?
+            .broadcast_mul(&weight.to_dtype(DType::F32)?)?
+            .reshape(x.shape())?
+            .to_dtype(x.dtype())
+    }
 
     #[test]
     fn gradient_of_rms_norm_is_its_slope() {

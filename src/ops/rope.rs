@@ -1,20 +1,21 @@
 //! Rotary position embedding, as Hugging Face pairs the features: `j` with `j + rotated / 2`, where
 //! the first `rotated` features of a head are rotated and the rest, if any, stay.
 
-use candle_core::{D, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::wide;
 
 /// Cosines and sines of every token's angles, `[tokens, rotated / 2]` each.
 #[derive(Clone)]
 pub struct RopeTable {
-    cos: Tensor,
-    sin: Tensor,
-    head_dim: usize,
+    pub(super) cos: Tensor,
+    pub(super) sin: Tensor,
+    pub(super) head_dim: usize,
 }
 
 impl RopeTable {
@@ -65,8 +66,8 @@ pub fn rope(tape: &Tape, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
              {features}]"
         );
     }
-    if !fused(x) {
-        return tape.composed([x], |[x]| composed(&x, table));
+    if cuda::serves(x) {
+        return cuda::pointwise::rope(tape, x, table);
     }
     let y = rotate(x, table, 1.0)?;
     let (input, table) = (x.id(), table.clone());
@@ -75,25 +76,6 @@ pub fn rope(tape: &Tape, x: &Tensor, table: &RopeTable) -> Result<Tensor> {
         gradients.add(input, rotate(&dy, &table, -1.0)?)
     });
     Ok(y)
-}
-
-fn composed(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
-    let (tokens, features) = x.dims2()?;
-    let (_, half) = table.cos.dims2()?;
-    let head_dim = table.head_dim;
-    let split = x.reshape((tokens, features / head_dim, head_dim))?;
-    let cos = table.cos.to_dtype(x.dtype())?.unsqueeze(1)?;
-    let sin = table.sin.to_dtype(x.dtype())?.unsqueeze(1)?;
-    let first = split.narrow(D::Minus1, 0, half)?;
-    let second = split.narrow(D::Minus1, half, half)?;
-    let mut parts = vec![
-        (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?,
-        (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?,
-    ];
-    if 2 * half < head_dim {
-        parts.push(split.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?);
-    }
-    Tensor::cat(&parts, D::Minus1)?.reshape((tokens, features))
 }
 
 fn rotate(x: &Tensor, table: &RopeTable, direction: f32) -> Result<Tensor> {
@@ -144,9 +126,31 @@ wide! {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::D;
+
     use super::super::finite_differences::{check, numbers};
     use super::super::to_vec;
     use super::*;
+
+    /// Out of candle's operations.
+    fn composed(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+        let (tokens, features) = x.dims2()?;
+        let (_, half) = table.cos.dims2()?;
+        let head_dim = table.head_dim;
+        let split = x.reshape((tokens, features / head_dim, head_dim))?;
+        let cos = table.cos.to_dtype(x.dtype())?.unsqueeze(1)?;
+        let sin = table.sin.to_dtype(x.dtype())?.unsqueeze(1)?;
+        let first = split.narrow(D::Minus1, 0, half)?;
+        let second = split.narrow(D::Minus1, half, half)?;
+        let mut parts = vec![
+            (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?,
+            (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?,
+        ];
+        if 2 * half < head_dim {
+            parts.push(split.narrow(D::Minus1, 2 * half, head_dim - 2 * half)?);
+        }
+        Tensor::cat(&parts, D::Minus1)?.reshape((tokens, features))
+    }
 
     #[test]
     fn gradient_of_rope_is_its_slope() {

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::cuda;
 use super::tape::Tape;
 use super::tensors::with_floats;
 
@@ -18,9 +19,8 @@ pub fn select_rows(tape: &Tape, x: &Tensor, indices: &[u32]) -> Result<Tensor> {
     if indices.len() == rows {
         return Ok(x.clone());
     }
-    if !matches!(x.device(), Device::Cpu) {
-        let wanted = Tensor::new(indices, x.device())?;
-        return tape.composed([x], |[x]| x.index_select(&wanted, 0));
+    if cuda::serves(x) {
+        return cuda::rows::select_rows(tape, x, indices);
     }
     let y = x.index_select(&Tensor::new(indices, &Device::Cpu)?, 0)?;
     let (input, indices) = (x.id(), indices.to_vec());

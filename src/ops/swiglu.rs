@@ -1,11 +1,12 @@
 //! The gated activation of LLaMA's MLP.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 use super::wide::{sigmoid, wide};
 
 /// Numbers per task: enough to be worth a thread.
@@ -16,8 +17,11 @@ const CHUNK: usize = 16 * 1024;
 /// # Errors
 /// Shapes that differ; the device fails.
 pub fn swiglu(tape: &Tape, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if !fused(gate) || gate.shape() != up.shape() {
-        return tape.composed([gate, up], |[gate, up]| gate.silu()? * up);
+    if gate.shape() != up.shape() {
+        bail!("a gate of {:?} meets {:?}", gate.dims(), up.dims());
+    }
+    if cuda::serves(gate) {
+        return cuda::pointwise::swiglu(tape, gate, up);
     }
     let time = timed(Part::SwiGlu);
     let y = with_floats(gate, |gate| with_floats(up, |up| forward(gate, up)))??;

@@ -13,6 +13,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
+use super::cuda;
 use super::profile::{Part, timed};
 use super::tensors::floats;
 
@@ -219,6 +220,11 @@ fn sum_in_place(sum: Tensor, addend: &Tensor) -> Result<Tensor> {
     let plain = |x: &Tensor| {
         matches!(x.device(), Device::Cpu) && x.dtype() == DType::F32 && x.is_contiguous()
     };
+    if cuda::serves(&sum) && sum.dtype() == addend.dtype() && sum.shape() == addend.shape() {
+        let (sum, addend) = (sum.contiguous()?, addend.contiguous()?);
+        cuda::pointwise::add_assign(&sum, &addend)?;
+        return Ok(sum);
+    }
     if plain(&sum) && plain(addend) && sum.shape() == addend.shape() {
         let _time = timed(Part::Sums);
         sum.inplace_op2(addend, &AddAssign)?;

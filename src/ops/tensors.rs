@@ -6,7 +6,9 @@ use super::heap;
 
 /// Whether the fused f32 operations apply.
 pub(super) fn fused(tensor: &Tensor) -> bool {
-    matches!(tensor.device(), Device::Cpu) && tensor.dtype() == DType::F32
+    matches!(tensor.device(), Device::Cpu)
+        && tensor.dtype() == DType::F32
+        && !super::cuda::serves(tensor)
 }
 
 /// The numbers of a contiguous f32 argument. Every operation begins here, so it is here that one that

@@ -4,10 +4,12 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
+use super::cuda::weight::{BlockWeight, stays_in_blocks};
 use super::decode::{alignment, cast, decode};
 use super::encode::encode;
 use super::matrix::{Matrix, Target, Write, product};
@@ -92,7 +94,7 @@ pub struct FrozenWeight {
 enum Storage {
     Host(HostWeight),
     Dense(Tensor),
-    Quantised(Arc<QTensor>, DType),
+    Blocks(BlockWeight),
 }
 
 /// Plain numbers in memory that need no file.
@@ -434,23 +436,23 @@ impl FrozenWeight {
     /// The device fails (memory).
     pub fn new(weight: HostWeight, device: &Device, dtype: DType) -> Result<Self> {
         let (rows, columns) = (weight.rows, weight.columns);
-        let storage = if matches!(device, Device::Cpu) {
+        let storage = if matches!(device, Device::Cpu) && !cuda::emulating() {
             Storage::Host(weight)
-        } else if weight.encoding.block_size() == 1 {
+        } else if !stays_in_blocks(weight.encoding) {
             let mut numbers = vec![0.0; rows * columns];
             for (row, out) in numbers.chunks_exact_mut(columns).enumerate() {
                 weight.decode_row(row, &(0..columns), out);
             }
             Storage::Dense(Tensor::from_vec(numbers, (rows, columns), device)?.to_dtype(dtype)?)
         } else {
-            let size = weight.row_bytes();
-            let mut bytes = Vec::with_capacity(rows * size);
-            for row in 0..rows {
-                let start = weight.file_row(row) * size;
-                bytes.extend_from_slice(&weight.bytes()[start..start + size]);
-            }
-            let data = QStorage::from_data(bytes.into(), device, weight.encoding)?;
-            Storage::Quantised(Arc::new(QTensor::new(data, (rows, columns))?), dtype)
+            Storage::Blocks(BlockWeight::new(
+                weight.bytes(),
+                weight.encoding,
+                (rows, columns),
+                weight.interleaved_heads.unwrap_or(0),
+                device,
+                dtype,
+            )?)
         };
         Ok(FrozenWeight {
             storage,
@@ -483,7 +485,7 @@ impl FrozenWeight {
         match &self.storage {
             Storage::Host(_) => DType::F32,
             Storage::Dense(tensor) => tensor.dtype(),
-            Storage::Quantised(_, dtype) => *dtype,
+            Storage::Blocks(blocks) => blocks.dtype,
         }
     }
 
@@ -520,15 +522,24 @@ impl FrozenWeight {
                 Tensor::from_vec(weight.gather(&all), (self.rows, self.columns), &Device::Cpu)
             }
             Storage::Dense(tensor) => Ok(tensor.clone()),
-            Storage::Quantised(tensor, dtype) => {
-                tensor.dequantize(&tensor.device())?.to_dtype(*dtype)
-            }
+            Storage::Blocks(blocks) => blocks.dense(),
+        }
+    }
+
+    /// The rows `indices`, where the weight lies on a device.
+    pub(super) fn gather(&self, indices: &Tensor) -> Result<Tensor> {
+        match &self.storage {
+            Storage::Host(_) => bail!("the weight is not on the indices' device"),
+            Storage::Dense(tensor) => cuda::rows::gather(tensor, indices),
+            Storage::Blocks(blocks) => blocks.gather(indices),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::QTensor;
+
     use super::super::finite_differences::numbers;
     use super::super::to_vec;
     use super::*;

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigChange, DataEdit, Event, Level, PictureSource, RecordPreview, RunCurves};
+use super::{
+    ConfigChange, DataEdit, Event, Level, PictureSource, QueuePlace, RecordPreview, RunCurves,
+};
 
 /// Changes a run. Every command gets an `Ack` event that all decks see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +95,8 @@ pub enum Query {
     Runs,
     /// The curves of one of them.
     Curves { run: String },
+    /// Where the run stands in its queue.
+    QueuePlace,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,6 +133,10 @@ pub enum Reply {
     },
     Curves {
         curves: Box<RunCurves>,
+    },
+    /// `None`: the run is in no queue, or its turn is over.
+    QueuePlace {
+        place: Option<QueuePlace>,
     },
     /// A command was carried out where no runner is alive.
     Done {

@@ -9,7 +9,9 @@ mod curves;
 mod event;
 mod finding;
 mod images;
+mod kept;
 mod log;
+mod queue;
 mod series;
 mod state;
 mod wire;
@@ -24,11 +26,11 @@ pub use event::{
 };
 pub use finding::{Finding, FindingItem, Severity};
 pub use images::{BucketCount, DataEdit, ImagePreview, ImageStatistics, PictureSource};
+pub use kept::{AckLine, CheckpointLine, ExportLine, GpuHistory, SampleLine, Throughput};
 pub use log::{LogEntry, LogLine};
+pub use queue::{QueuePlace, QueueState};
 pub use series::{Bucket, Series};
-pub use state::{
-    AckLine, CheckpointLine, ExportLine, GpuHistory, Marks, RunState, SampleLine, Throughput,
-};
+pub use state::{Marks, RunState};
 pub use wire::{ClientMessage, Num, ServerMessage};
 
 /// Version of the protocol. A deck and a runner of different versions still show each other's

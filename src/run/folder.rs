@@ -280,3 +280,15 @@ pub fn now() -> f64 {
 pub fn host_name() -> String {
     sysinfo::System::host_name().unwrap_or_else(|_| "localhost".to_owned())
 }
+
+/// Opens a log that processes of loradeck write their stderr to, at its end.
+///
+/// # Errors
+/// It cannot be made or opened.
+pub fn append_to(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open {}", path.display()))
+}

@@ -1,9 +1,11 @@
-//! What waits to be sent to one client: bounded, so that a slow one never holds up the run.
+//! What waits to be sent to one client: bounded, so that a slow one never holds up the run, and
+//! metrics in bundles, so that many clients cost the run few wake-ups.
 
 use std::collections::VecDeque;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use crate::protocol::ServerMessage;
 
@@ -11,6 +13,9 @@ use crate::protocol::ServerMessage;
 const METRICS_ROOM: usize = 1024;
 /// Lines that may wait before the client is let go.
 const ROOM: usize = 8192;
+/// Metrics are sent together, so far apart at least: a run of a hundred steps a second would else
+/// wake its own client threads and every deck a hundred times a second, on the cores it trains on.
+const BUNDLE: Duration = Duration::from_millis(100);
 
 /// Something to send.
 pub enum Out {
@@ -33,7 +38,11 @@ struct Waiting {
     /// Metric events left out since the last `Dropped` line.
     dropped: u64,
     closed: bool,
-    /// The writer has taken the last line out and is still writing it.
+    /// Something waits that is sent at once.
+    urgent: bool,
+    /// When lines were last taken out.
+    taken: Option<Instant>,
+    /// The writer has taken lines out and is still writing them.
     writing: bool,
 }
 
@@ -51,7 +60,8 @@ impl Outbox {
         self.waiting.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Adds an event's line, or counts it as dropped; false when the client is gone.
+    /// Adds an event's line, or counts it as dropped; false when the client is gone. What may be
+    /// dropped may also wait for its bundle.
     pub fn push_event(&self, line: &Arc<[u8]>, droppable: bool) -> bool {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -62,7 +72,7 @@ impl Outbox {
             return true;
         }
         waiting.note_dropped();
-        self.add(waiting, Out::Line(line.clone()))
+        self.add(waiting, Out::Line(line.clone()), !droppable)
     }
 
     /// Adds a message; false when the client is gone.
@@ -71,22 +81,27 @@ impl Outbox {
         if waiting.closed {
             return false;
         }
-        self.add(waiting, Out::Message(Box::new(message)))
+        self.add(waiting, Out::Message(Box::new(message)), true)
     }
 
-    fn add(&self, mut waiting: MutexGuard<'_, Waiting>, out: Out) -> bool {
+    fn add(&self, mut waiting: MutexGuard<'_, Waiting>, out: Out, urgent: bool) -> bool {
         if waiting.lines.len() >= ROOM {
             drop(waiting);
             self.close();
             return false;
         }
+        let first = waiting.lines.is_empty();
         waiting.lines.push_back(out);
-        self.ready.notify_all();
+        // A writer that waits for its bundle need not be told of another line.
+        if first || (urgent && !waiting.urgent) {
+            self.ready.notify_all();
+        }
+        waiting.urgent |= urgent;
         true
     }
 
-    /// The next thing to send; waits for it. `None` when the queue is closed.
-    pub fn pop(&self) -> Option<Out> {
+    /// Everything that is to be sent next, in order; waits for it. `None` when the queue is closed.
+    pub fn pop(&self) -> Option<VecDeque<Out>> {
         let mut waiting = self.lock();
         waiting.writing = false;
         self.ready.notify_all();
@@ -94,14 +109,24 @@ impl Outbox {
             if waiting.closed {
                 return None;
             }
+            let pause = match waiting.taken {
+                Some(taken) if !waiting.urgent => {
+                    (taken + BUNDLE).saturating_duration_since(Instant::now())
+                }
+                _ => Duration::ZERO,
+            };
             if waiting.lines.is_empty() {
+                waiting = self.ready.wait(waiting).unwrap_or_else(|e| e.into_inner());
+            } else if pause.is_zero() {
                 waiting.note_dropped();
-            }
-            if let Some(out) = waiting.lines.pop_front() {
                 waiting.writing = true;
-                return Some(out);
+                waiting.urgent = false;
+                waiting.taken = Some(Instant::now());
+                return Some(std::mem::take(&mut waiting.lines));
+            } else {
+                let waited = self.ready.wait_timeout(waiting, pause);
+                waiting = waited.unwrap_or_else(|e| e.into_inner()).0;
             }
-            waiting = self.ready.wait(waiting).unwrap_or_else(|e| e.into_inner());
         }
     }
 
@@ -120,8 +145,10 @@ impl Outbox {
     }
 
     /// Waits until everything is sent or the client is gone, `patience` at most.
-    pub fn drain(&self, patience: std::time::Duration) {
-        let waiting = self.lock();
+    pub fn drain(&self, patience: Duration) {
+        let mut waiting = self.lock();
+        waiting.urgent = true;
+        self.ready.notify_all();
         let _ = self
             .ready
             .wait_timeout_while(waiting, patience, |w| {
@@ -160,14 +187,30 @@ mod tests {
             assert!(queue.push_event(&line(), true));
         }
         assert!(queue.push_event(&line(), false));
-        for _ in 0..METRICS_ROOM {
-            assert!(matches!(queue.pop(), Some(Out::Line(_))));
-        }
-        match queue.pop() {
+        let mut sent = queue.pop().unwrap();
+        assert_eq!(sent.len(), METRICS_ROOM + 2);
+        assert!(matches!(sent.pop_back(), Some(Out::Line(_))));
+        match sent.pop_back() {
             Some(Out::Message(m)) => assert_eq!(*m, ServerMessage::Dropped { count: 7 }),
             _ => panic!("the count comes before the line after the gap"),
         }
-        assert!(matches!(queue.pop(), Some(Out::Line(_))));
+    }
+
+    #[test]
+    fn metrics_come_in_bundles_and_what_matters_takes_them_along_at_once() {
+        let queue = queue();
+        queue.push_event(&line(), true);
+        assert_eq!(queue.pop().unwrap().len(), 1, "the first waits for nothing");
+        queue.push_event(&line(), true);
+        queue.push_event(&line(), true);
+        assert_eq!(queue.pop().unwrap().len(), 2);
+        assert!(queue.lock().taken.is_some_and(|t| t.elapsed() < BUNDLE));
+        queue.push_event(&line(), true);
+        queue.push_event(&line(), false);
+        // Neither is kept back for the bundle's sake.
+        assert!(queue.lock().urgent);
+        assert_eq!(queue.pop().unwrap().len(), 2);
+        assert!(!queue.lock().urgent);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::monitor::{GpuMonitor, HostMonitor};
 use crate::protocol::{EventKind, PhaseName};
-use crate::train::Reporter;
+use crate::train::{self, Reporter};
 
 use super::folder::RunFolder;
 use super::hub::Hub;
@@ -31,7 +31,7 @@ pub fn start(folder: &RunFolder, hub: Hub) -> Result<Sender<()>> {
             let mut host = HostMonitor::new(&root);
             loop {
                 hub.emit(EventKind::Hardware {
-                    gpu: gpu.read(&hub.device()),
+                    gpu: gpu.read(&hub.device(), train::device_memory()),
                     host: host.read(),
                 });
                 let pause = match hub.phase() {

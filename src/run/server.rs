@@ -388,13 +388,13 @@ fn read_line(reader: &mut BufReader<UnixStream>) -> io::Result<Line> {
 /// written in pieces, visitors leave no memory behind.
 fn write_lines(queue: &Outbox, stream: UnixStream) {
     let mut stream = BufWriter::new(stream);
-    while let Some(out) = queue.pop() {
-        let written = match out {
+    while let Some(bundle) = queue.pop() {
+        let written = bundle.into_iter().try_for_each(|out| match out {
             Out::Line(line) => stream.write_all(&line),
             Out::Message(message) => serde_json::to_writer(&mut stream, &message)
                 .map_err(io::Error::from)
                 .and_then(|()| stream.write_all(b"\n")),
-        };
+        });
         if written.and_then(|()| stream.flush()).is_err() {
             queue.close();
         }

@@ -1,6 +1,6 @@
 //! Starting the runner process, and the request it is started with.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::error::input_error;
 
-use super::folder::{RunFolder, RunInfo, write_atomically};
+use super::folder::{RunFolder, RunInfo, append_to, write_atomically};
 use super::resume::{self, Decision, ResumeMode};
 
 /// What a runner is asked to do: `request.json` in the run's folder.
@@ -70,11 +70,7 @@ pub fn spawn(folder: &RunFolder, request: &Request) -> Result<Result<Child, Star
     folder.create()?;
     request.write(folder)?;
     let path = folder.runner_log();
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let log = append_to(&path)?;
     let mut child = Command::new(program()?)
         .arg("runner")
         .arg(folder.request())

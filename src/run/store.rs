@@ -20,6 +20,7 @@ use crate::model::{self, Tokenizer};
 use crate::protocol::{Command, DataEdit, Level, PictureSource, Query, Reply, RunCurves};
 
 use super::folder::{RunFolder, RunInfo, write_atomically};
+use super::queue;
 use super::segments::{for_each_line, parse_event};
 use super::status::{load_state, runs_under};
 
@@ -128,6 +129,9 @@ impl Store {
             Query::CheckConfig { text } => self.check_config(&text),
             Query::Runs => self.runs(),
             Query::Curves { run } => self.curves(&run),
+            Query::QueuePlace => Ok(Reply::QueuePlace {
+                place: queue::place_of(self.folder.root()),
+            }),
         };
         answer.give(reply.unwrap_or_else(|e| refusal(format!("{e:#}"))));
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::{Folders, Reporter, train};
+use super::{Folders, Reporter, open_device, train};
 use crate::config::{RunConfig, TaskType};
 use crate::ops::{self, profile};
 use crate::protocol::{EventKind, PhaseName};
@@ -69,7 +69,7 @@ pub struct Measurement {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_per_second: Option<f64>,
     pub step_seconds: StepSeconds,
-    /// The process's own peak during the steps (VmHWM).
+    /// The process's own peak during the steps: VmHWM, on a GPU that of its tensors.
     pub peak_memory_bytes: u64,
     /// From the start of the program until training could begin.
     pub load_seconds: f64,
@@ -78,10 +78,10 @@ pub struct Measurement {
     /// Of all matrix products of a step, on average.
     pub flops_per_step: f64,
     pub flops_per_second: f64,
-    /// What large products alone reach on this machine; none is measured on a GPU.
-    pub gemm_flops_per_second: Option<f64>,
+    /// What large products alone reach here: of f32 on the CPU, of bf16 on a GPU.
+    pub gemm_flops_per_second: f64,
     /// `flops_per_second / gemm_flops_per_second`: 1 would be a step of nothing but products.
-    pub gemm_share: Option<f64>,
+    pub gemm_share: f64,
     /// Where the time of a step goes, on the CPU; what is in none of these is `other`.
     pub parts: Vec<PartShare>,
 }
@@ -209,7 +209,10 @@ impl Found {
         let per_step = 1.0 / plan.steps as f64;
         let flops_per_second = self.profile.flops as f64 / seconds;
         let on_cpu = self.device == "cpu";
-        let gemm = on_cpu.then(ops::product_rate);
+        let gemm = match on_cpu {
+            true => ops::product_rate(),
+            false => ops::device_product_rate(&open_device(config.device)?)?,
+        };
         Ok(Measurement {
             base: config.base_model.clone(),
             threads: rayon::current_num_threads(),
@@ -229,7 +232,7 @@ impl Found {
             flops_per_step: self.profile.flops as f64 * per_step,
             flops_per_second,
             gemm_flops_per_second: gemm,
-            gemm_share: gemm.map(|gemm| flops_per_second / gemm),
+            gemm_share: flops_per_second / gemm,
             parts: match on_cpu {
                 true => parts(&self.profile, seconds, per_step),
                 false => Vec::new(),

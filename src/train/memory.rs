@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::ops::heap;
+use crate::ops::{self, heap};
 
 /// Kept free: other threads, and what the counts of the kernel are late by.
 const MARGIN: u64 = 16 << 20;
@@ -16,13 +16,22 @@ const LIMIT_VARIABLE: &str = "LORADECK_MEMORY_LIMIT";
 /// The highest value seen: the kernel counts per thread and its sum may fall a little.
 static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
-/// Peak resident bytes of this process (`VmHWM`); 0 where the system does not tell.
+/// Peak bytes of this process: those of its tensors where it computes on a GPU, else resident ones
+/// (`VmHWM`); 0 where the system does not tell.
 pub fn peak_bytes() -> u64 {
+    if let Some((_, peak)) = ops::memory_in_use() {
+        return peak;
+    }
     let now = fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| parse_kib(&status, "VmHWM:"))
         .unwrap_or(0);
     HIGHEST.fetch_max(now, Ordering::Relaxed).max(now)
+}
+
+/// Bytes of this process's tensors on its GPU now; `None` without one. From any thread.
+pub fn device_memory() -> Option<u64> {
+    Some(ops::memory_in_use()?.0)
 }
 
 /// What the process may still take, and what sets the limit.

@@ -53,6 +53,9 @@ use crate::run::link::{Link, Place};
 /// which then drops metrics for this deck and counts them.
 const WAITING: usize = 4096;
 
+/// The training comes first where both want a core. More, and a key would wait too long for one.
+const NICENESS: i32 = 5;
+
 /// What the deck is opened with.
 #[derive(Clone, Debug)]
 pub struct DeckOptions {
@@ -141,9 +144,20 @@ pub fn deck(options: DeckOptions) -> Result<Leave> {
         .watch_themes(themes_to, capabilities, folders, wanted)
         .context("cannot watch the themes")?;
     let mut screen = Screen::new(io::stdout());
-    let left = event_loop::run(&mut app, &received, &link, &guard, &mut screen);
-    // Whoever waits to send must not wait for ever.
-    drop(received);
+    // On a thread of its own, as niceness is a thread's: what this process starts later, a runner
+    // above all, must not inherit it.
+    let left = std::thread::scope(|scope| {
+        let (app, link, guard, screen) = (&mut app, &link, &guard, &mut screen);
+        let deck = std::thread::Builder::new().name("deck".into());
+        // Whoever waits to send must not wait for ever: the receiver ends with the loop.
+        let deck = deck.spawn_scoped(scope, move || {
+            // Refused or not, the deck is the same.
+            let _ = rustix::process::nice(NICENESS);
+            event_loop::run(app, &received, link, guard, screen)
+        })?;
+        deck.join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
     drop(watchers);
     drop(guard);
     left?;

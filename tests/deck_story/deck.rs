@@ -91,7 +91,7 @@ impl Deck {
                         },
                     }),
                 );
-            } else {
+            } else if action != Action::Query(Query::QueuePlace) {
                 self.actions.push(action);
             }
         }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records the losses of real runs for the alerts' tests: tests/fixtures/alerts/*.json.
 
-    python3 tests/tools/record_alerts.py target/release/loradeck
+    python3 tests/tools/record_alerts.py target/release/loradeck [NAME...]
 
 Every run is the built-in base on the first 48 records of configs/demo, on the CPU, so that a
 recording takes seconds. A recording holds [step, loss, learning rate] of every step and [step,
@@ -33,6 +33,9 @@ RUNS = [
     ("spike", {"lr_scheduler": "constant"}, (80, "3e-1")),
     ("oscillation", {"learning_rate": "6e-2", "lr_scheduler": "constant", "batch_size": "4",
                      "max_grad_norm": "0", "epochs": "30"}, None),
+    # One record a step: losses that jump by chance, at a rate that is right.
+    ("noisy", {"batch_size": "1", "learning_rate": "5e-5", "lr_scheduler": "constant",
+               "epochs": "75"}, None),
 ]
 
 
@@ -43,6 +46,8 @@ def main():
     lines = (ROOT / "configs/demo/train.jsonl").read_text().splitlines(True)
     (data / "train.jsonl").write_text("".join(lines[:48]))
     for name, changes, then in RUNS:
+        if sys.argv[2:] and name not in sys.argv[2:]:
+            continue
         values = BASE | changes | {
             "base_model": "builtin:tiny-llama",
             "train_data_dir": str(data),

@@ -15,13 +15,13 @@ use crate::config;
 use crate::error::input_error;
 use crate::protocol::{RunCurves, RunState, Series, Severity};
 use crate::run::folder::{Lock, LockError, RunFolder, RunInfo, live_runner};
-use crate::run::queue::{Entry, EntryState, Move, Queue, Stop};
+use crate::run::queue::{Entry, Move, Queue, Stop};
 use crate::run::resume::{self, Decision, ResumeMode};
 use crate::run::start::{self, Request};
 use crate::run::status::{Watched, runs_under};
 use crate::ui::home::desk::{
     Checked, ComparedRun, Comparison, ConfigLine, Deed, Desk, Facts, Finding, Fit, Memory, Outcome,
-    Overview, QueueLine, QueueState, RunLine, Suggestion,
+    Overview, QueueLine, RunLine, Suggestion,
 };
 
 /// Values of a curve in a run's line.
@@ -267,14 +267,7 @@ fn curve(series: &Series) -> Vec<f64> {
 fn queue_line(entry: Entry) -> QueueLine {
     QueueLine {
         id: entry.id,
-        state: match entry.state {
-            EntryState::Waiting => QueueState::Waiting,
-            EntryState::Running => QueueState::Running,
-            EntryState::Done => QueueState::Done,
-            EntryState::Failed => QueueState::Failed,
-            EntryState::Stopped => QueueState::Stopped,
-            EntryState::Skipped => QueueState::Skipped,
-        },
+        state: entry.state,
         config: entry.config,
         run_dir: entry.run_dir,
         error: entry.error,

@@ -2,7 +2,7 @@
 
 use super::super::lora::{LoraPair, LoraSpec, match_targets};
 use super::*;
-use crate::ops::to_vec;
+use crate::ops::{emulated, to_vec};
 use crate::random::{Purpose, Stream};
 
 fn decoder() -> Decoder {
@@ -324,4 +324,64 @@ fn what_cannot_be_computed_is_said_in_a_sentence() {
     }];
     let error = decoder.logits(&[vec![1]], &adapters).unwrap_err();
     assert!(error.to_string().contains("another base"), "{error}");
+}
+
+/// Loss and gradients of the same batch and adapter, with dropout.
+fn trained(dtype: DType, recompute: bool) -> (f64, Vec<Vec<f32>>) {
+    let source = Source::open("builtin:tiny-llama").unwrap();
+    let decoder = Decoder::new(&source, &Device::Cpu, dtype).unwrap();
+    let mut set = adapter(&decoder, None);
+    set.spec.dropout = 0.1;
+    let key = DropoutKey {
+        seed: 1,
+        step: 2,
+        micro_batch: 0,
+        tokens_before: 0,
+    };
+    let pass = decoder.loss_and_gradients(&batch(), &set, Some(key), recompute);
+    let pass = pass.unwrap();
+    let gradients = pass.gradients.iter().map(|g| to_vec(g).unwrap());
+    (pass.loss_sum, gradients.collect())
+}
+
+#[test]
+fn a_pass_through_a_gpus_kernels_gives_the_cpus_loss_and_gradients() {
+    let (loss, gradients) = trained(DType::F32, false);
+    for (dtype, recompute, tolerance) in [
+        (DType::F32, false, 1e-4),
+        (DType::F32, true, 1e-4),
+        (DType::BF16, true, 3e-2),
+    ] {
+        let (got, got_gradients) = emulated(|| trained(dtype, recompute));
+        assert!(
+            (got - loss).abs() < tolerance * loss,
+            "{dtype:?}: {got} {loss}"
+        );
+        for (got, expected) in got_gradients.iter().zip(&gradients) {
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+            let error = norm(&mut got.iter().zip(expected).map(|(a, b)| a - b));
+            let size = norm(&mut expected.iter().copied());
+            let allowed = 5.0 * tolerance as f32 * size;
+            assert!(error <= allowed, "{dtype:?}: {error} of {size}");
+        }
+    }
+}
+
+#[test]
+fn text_goes_on_through_a_gpus_kernels_as_on_the_cpu() {
+    let logits = || {
+        let decoder = decoder();
+        let set = adapter(&decoder, None);
+        let adapters = [Active {
+            set: &set,
+            strength: 1.0,
+        }];
+        let mut cache = decoder.cache(&adapters).unwrap();
+        decoder.next_logits(&[5, 90, 300], &mut cache).unwrap();
+        to_vec(&decoder.next_logits(&[17], &mut cache).unwrap()).unwrap()
+    };
+    let (got, expected) = (emulated(logits), logits());
+    for (a, b) in got.iter().zip(&expected) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Attention against finite differences and its composed form.
 
+use candle_core::{D, DType};
+
 use super::super::finite_differences::{check, numbers};
 use super::super::to_vec;
 use super::*;
@@ -20,6 +22,64 @@ fn within(window: usize) -> Sight {
 
 fn span(queries: Range<usize>, keys: Range<usize>) -> Span {
     Span { queries, keys }
+}
+
+/// Out of candle's operations.
+fn composed(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &[Span],
+    heads: Heads,
+    sight: Sight,
+) -> Result<Tensor> {
+    let group = heads.queries / heads.keys;
+    let scale = 1.0 / (heads.size as f64).sqrt();
+    let by_head = |x: &Tensor, range: &Range<usize>, count: usize| {
+        x.narrow(0, range.start, range.len())?
+            .reshape((range.len(), count, heads.size))?
+            .transpose(0, 1)?
+            .contiguous()
+    };
+    let mut rows = Vec::new();
+    for span in spans {
+        // [keys, group * queries, size]: a key head's queries share one product.
+        let (k, v) = (
+            by_head(k, &span.keys, heads.keys)?,
+            by_head(v, &span.keys, heads.keys)?,
+        );
+        for first in (0..span.queries.len()).step_by(4 * CHUNK) {
+            let count = (4 * CHUNK).min(span.queries.len() - first);
+            let start = span.queries.start + first;
+            let keys = span.seen_by(&(first..first + count), sight);
+            let q = by_head(q, &(start..start + count), heads.queries)?.reshape((
+                heads.keys,
+                group * count,
+                heads.size,
+            ))?;
+            let k = k.narrow(1, keys.start, keys.len())?;
+            let scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * scale)?;
+            let mask: Vec<f32> = (0..group * count)
+                .flat_map(|i| {
+                    let seen = span.seen(first + i % count, sight);
+                    keys.clone().map(move |j| match seen.contains(&j) {
+                        true => 0.0,
+                        false => f32::NEG_INFINITY,
+                    })
+                })
+                .collect();
+            let mask = Tensor::from_vec(mask, (1, group * count, keys.len()), q.device())?;
+            let weights = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?
+                .to_dtype(v.dtype())?;
+            let out = weights
+                .matmul(&v.narrow(1, keys.start, keys.len())?.contiguous()?)?
+                .reshape((heads.queries, count, heads.size))?
+                .transpose(0, 1)?
+                .reshape((count, heads.queries * heads.size))?;
+            rows.push(out);
+        }
+    }
+    Tensor::cat(&rows, 0)
 }
 
 #[test]

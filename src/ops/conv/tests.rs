@@ -1,4 +1,6 @@
-//! Convolutions against finite differences, candle's own and the device's form.
+//! Convolutions against finite differences and candle's own.
+
+use candle_core::DType;
 
 use super::super::dropout::Dropout;
 use super::super::finite_differences::{check, numbers};
@@ -130,45 +132,6 @@ fn a_convolution_and_its_adapter_are_candles() {
         let expected = plain(&x, &weight).unwrap().broadcast_add(&bias).unwrap();
         let expected = (expected + (up.unwrap() * 1.5).unwrap()).unwrap();
         close(&channels_first(&y, out), &expected);
-    }
-}
-
-#[test]
-fn the_devices_form_gives_the_hosts_numbers_and_gradients() {
-    for kernel in KERNELS {
-        let (conv, _) = conv(kernel, 3, 4);
-        let out = kernel.output(GRID).unwrap();
-        let shape = Shape {
-            kernel,
-            grid: GRID,
-            out,
-            channels: 3,
-        };
-        let x = numbers(1, &[GRID.rows(), 3]);
-        let (a, b) = (numbers(2, &[2, 3 * kernel.taps()]), numbers(3, &[4, 2]));
-        let terms = [term(&a, &b, Some(DROPOUT)), term(&a, &b, None)];
-        let host = forward_on_host(&x, &conv, &terms, None, shape).unwrap();
-        let device = forward_on_device(&x, &conv, &terms, None, shape).unwrap();
-        close(&device, &host);
-        let backward = ConvBackward {
-            input: x.id(),
-            input_wanted: true,
-            x: Some(x.clone()),
-            weight: conv.weight.clone(),
-            terms: terms.to_vec(),
-            residual: None,
-            shape,
-        };
-        let dy = numbers(5, &[out.rows(), 4]);
-        let mut on_host = Gradients::wanting(&[&a, &b]);
-        let mut on_device = Gradients::wanting(&[&a, &b]);
-        let host = backward.on_host(&dy, &mut on_host).unwrap().unwrap();
-        let device = backward.on_device(&dy, &mut on_device).unwrap().unwrap();
-        close(&device, &host);
-        for parameter in [&a, &b] {
-            let host = on_host.take(parameter).unwrap();
-            close(&on_device.take(parameter).unwrap(), &host);
-        }
     }
 }
 

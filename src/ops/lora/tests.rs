@@ -1,4 +1,4 @@
-//! Adapted linears against finite differences, and the host's form against the device's.
+//! Adapted linears against finite differences.
 
 use candle_core::{DType, Device};
 
@@ -85,57 +85,6 @@ fn gradient_of_a_frozen_linear_is_its_slope() {
     check("lora_linear", &[numbers(1, &[2, 40])], |tape, t| {
         lora_linear(tape, &t[0], &weight, &[], Residual::None)
     });
-}
-
-/// Gradients of x, A, B and the residual, with forward and backward on the host or out of
-/// candle's operations.
-fn backward(x: &Tensor, term: &LoraTerm, weight: &FrozenWeight, host: bool) -> Vec<Vec<f32>> {
-    let backward = LinearBackward {
-        input: x.id(),
-        input_wanted: true,
-        x: Some(x.clone()),
-        weight: weight.clone(),
-        terms: vec![term.clone()],
-        residual: None,
-    };
-    let dy = numbers(8, &[4, 9]);
-    let mut gradients = Gradients::wanting(&[&term.a, &term.b]);
-    let dx = match host {
-        true => backward.on_host(&dy, &mut gradients),
-        false => backward.on_device(&dy, &mut gradients),
-    };
-    [
-        dx.unwrap(),
-        gradients.take(&term.a),
-        gradients.take(&term.b),
-    ]
-    .map(|gradient| to_vec(&gradient.unwrap()).unwrap())
-    .to_vec()
-}
-
-#[test]
-fn what_runs_on_the_host_is_what_runs_on_a_device() {
-    let weight = weight(9, 6);
-    let (x, a, b) = (
-        numbers(1, &[4, 6]),
-        numbers(2, &[2, 6]),
-        numbers(3, &[9, 2]),
-    );
-    let (residual, bias) = (numbers(4, &[4, 9]), numbers(5, &[9]));
-    for (dropout, bias) in [(None, None), (Some(DROPOUT), Some(&bias))] {
-        let term = term(&a, &b, dropout);
-        let terms = std::slice::from_ref(&term);
-        let host = forward_on_host(&x, &weight, bias, terms, Some(&residual)).unwrap();
-        let device = forward_on_device(&x, &weight, bias, terms, Some(&residual)).unwrap();
-        let mut pairs = vec![(to_vec(&host).unwrap(), to_vec(&device).unwrap())];
-        let gradients = [true, false].map(|host| backward(&x, &term, &weight, host));
-        pairs.extend(gradients[0].clone().into_iter().zip(gradients[1].clone()));
-        for (host, device) in pairs {
-            for (a, b) in host.iter().zip(device) {
-                assert!((a - b).abs() < 1e-5, "{a} {b}");
-            }
-        }
-    }
 }
 
 #[test]

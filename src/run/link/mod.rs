@@ -9,12 +9,15 @@ mod thread;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 
 use crate::protocol::{ClientMessage, Command, Event, Query, Reply, RunState};
 
@@ -298,6 +301,19 @@ fn spawn(body: impl FnOnce() + Send + 'static) -> Result<()> {
         .spawn(body)
         .context("cannot start a thread")?;
     Ok(())
+}
+
+/// Waits until there is something to read, or the link's owner has something to say: which of them.
+fn wait_for(input: &impl AsFd, woken: &UnixStream) -> io::Result<(bool, bool)> {
+    let mut wanted = [
+        PollFd::new(input, PollFlags::IN),
+        PollFd::new(woken, PollFlags::IN),
+    ];
+    retry_on_intr(|| poll(&mut wanted, None))?;
+    Ok((
+        !wanted[0].revents().is_empty(),
+        !wanted[1].revents().is_empty(),
+    ))
 }
 
 /// Takes the bytes off that have ended a wait.

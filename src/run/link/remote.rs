@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
 
 use crate::error::input_error;
 use crate::protocol::{ClientMessage, Event, EventKind, Reply, RunState, ServerMessage, VERSION};
@@ -19,7 +18,7 @@ use crate::protocol::{ClientMessage, Event, EventKind, Reply, RunState, ServerMe
 use super::super::store::refusal;
 use super::address::SshAddress;
 use super::lines::{Lines, event_line};
-use super::{Request, Shared, Update, clear_wake, write_line};
+use super::{Request, Shared, Update, clear_wake, wait_for, write_line};
 
 /// Seconds before each try to get a lost line back; the last goes on for ever.
 const BACK_OFF: [u64; 6] = [1, 2, 4, 8, 15, 30];
@@ -346,17 +345,7 @@ impl<F: FnMut(Update)> Worker<F> {
             for (_, text) in line_ends(&lines) {
                 self.take_line(line, text);
             }
-            let (readable, woken) = {
-                let mut wanted = [
-                    PollFd::new(&line.output, PollFlags::IN),
-                    PollFd::new(&self.woken, PollFlags::IN),
-                ];
-                retry_on_intr(|| poll(&mut wanted, None))?;
-                (
-                    !wanted[0].revents().is_empty(),
-                    !wanted[1].revents().is_empty(),
-                )
-            };
+            let (readable, woken) = wait_for(&line.output, &self.woken)?;
             if woken {
                 clear_wake(&self.woken);
                 if self.shared.is_closed() {

@@ -19,7 +19,7 @@ use super::super::start;
 use super::super::status::load_state;
 use super::super::store::{Answer, EVENTS_LIMIT, Store, refusal};
 use super::lines::{Lines, event_line};
-use super::{Request, Shared, Update, clear_wake, fill_id, write_line};
+use super::{Request, Shared, Update, clear_wake, fill_id, wait_for, write_line};
 
 /// How often a runner is looked for while there is none.
 const LOOK_EVERY: Timespec = Timespec {
@@ -144,17 +144,7 @@ impl<F: FnMut(Update)> Worker<F> {
     /// Reports what a runner sends until it is gone (an error), or a new connection is wanted.
     fn follow(&mut self, connection: &mut Connection) -> io::Result<()> {
         loop {
-            let (readable, woken) = {
-                let mut wanted = [
-                    PollFd::new(&connection.stream, PollFlags::IN),
-                    PollFd::new(&self.woken, PollFlags::IN),
-                ];
-                retry_on_intr(|| poll(&mut wanted, None))?;
-                (
-                    !wanted[0].revents().is_empty(),
-                    !wanted[1].revents().is_empty(),
-                )
-            };
+            let (readable, woken) = wait_for(&connection.stream, &self.woken)?;
             if woken {
                 clear_wake(&self.woken);
                 if self.is_closed() {

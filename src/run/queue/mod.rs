@@ -3,6 +3,7 @@
 //! The file is everything: whoever changes the queue (the process, a deck, `loradeck queue`) does
 //! so under a lock for the instant of the change, and whoever shows it reads it.
 
+mod place;
 mod worker;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,46 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::error::input_error;
+use crate::protocol::QueueState;
 
-use super::folder::write_atomically;
+use super::folder::{append_to, write_atomically};
 use super::start::program;
+pub use place::place_of;
 pub use worker::work;
 
 /// How long the process may take to begin.
 const START_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where a queued run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EntryState {
-    #[default]
-    Waiting,
-    Running,
-    Done,
-    Failed,
-    /// By a person, in its own deck: its turn is over.
-    Stopped,
-    /// By a person, in the queue.
-    Skipped,
-}
-
-impl EntryState {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EntryState::Waiting => "waiting",
-            EntryState::Running => "running",
-            EntryState::Done => "done",
-            EntryState::Failed => "failed",
-            EntryState::Stopped => "stopped",
-            EntryState::Skipped => "skipped",
-        }
-    }
-
-    /// Whether its turn is over.
-    pub fn is_over(self) -> bool {
-        !matches!(self, EntryState::Waiting | EntryState::Running)
-    }
-}
 
 /// A queued run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,7 +39,7 @@ pub struct Entry {
     pub sets: Vec<String>,
     /// The config's `output_dir`.
     pub run_dir: PathBuf,
-    pub state: EntryState,
+    pub state: QueueState,
     /// Why it failed.
     pub error: Option<String>,
     /// Seconds since the Unix epoch.
@@ -213,7 +183,7 @@ impl Queue {
     pub fn shift(&self, id: u64, by: Move) -> Result<()> {
         self.edit(|state| {
             let waiting: Vec<usize> = (0..state.entries.len())
-                .filter(|&i| state.entries[i].state == EntryState::Waiting)
+                .filter(|&i| state.entries[i].state == QueueState::Waiting)
                 .collect();
             let Some(at) = waiting.iter().position(|&i| state.entries[i].id == id) else {
                 bail!("only what waits can be moved");
@@ -238,8 +208,8 @@ impl Queue {
         self.edit(|state| {
             let entry = state.entry(id)?;
             match entry.state {
-                EntryState::Waiting => entry.state = EntryState::Skipped,
-                EntryState::Running => entry.skip = true,
+                QueueState::Waiting => entry.state = QueueState::Skipped,
+                QueueState::Running => entry.skip = true,
                 _ => bail!("its turn is over already"),
             }
             Ok(())
@@ -258,7 +228,7 @@ impl Queue {
                 bail!("its turn is not over yet");
             }
             let again = Entry {
-                state: EntryState::Waiting,
+                state: QueueState::Waiting,
                 error: None,
                 started: None,
                 ended: None,
@@ -277,7 +247,7 @@ impl Queue {
     /// The file cannot be written.
     pub fn forget(&self, id: u64) -> Result<()> {
         self.edit(|state| {
-            let waits = |e: &Entry| e.id == id && e.state == EntryState::Waiting;
+            let waits = |e: &Entry| e.id == id && e.state == QueueState::Waiting;
             state.entries.retain(|e| !waits(e));
             Ok(())
         })
@@ -334,11 +304,7 @@ impl Queue {
             }
             state.stop = None;
             let path = self.log();
-            let log = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(&path)
-                .with_context(|| format!("cannot open {}", path.display()))?;
+            let log = append_to(&path)?;
             let mut child = Command::new(program()?)
                 .arg("queue-worker")
                 .arg(&folder)
@@ -428,7 +394,7 @@ mod tests {
         assert!(queue.shift(ids[2], Move::Earlier).is_err());
         queue
             .edit(|s| {
-                s.entry(ids[2])?.state = EntryState::Done;
+                s.entry(ids[2])?.state = QueueState::Done;
                 Ok(())
             })
             .unwrap();

@@ -8,14 +8,14 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::config;
 use crate::printable::complain;
-use crate::protocol::{Command, PhaseName, StopMode};
+use crate::protocol::{Command, PhaseName, QueueState, StopMode};
 
 use super::super::client::Client;
 use super::super::folder::{Lock, LockError, RunFolder, live_runner, now};
 use super::super::resume::{self, Decision, ResumeMode};
 use super::super::start::{self, Request};
 use super::super::status::load_state;
-use super::{Entry, EntryState, Queue, Stop};
+use super::{Entry, Queue, Stop};
 
 /// How often the run and the queue's file are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -42,9 +42,9 @@ pub fn work(folder: &Path) -> Result<()> {
                 None => state
                     .entries
                     .iter()
-                    .position(|e| e.state == EntryState::Running)
+                    .position(|e| e.state == QueueState::Running)
                     .or_else(|| {
-                        let waits = |e: &Entry| e.state == EntryState::Waiting;
+                        let waits = |e: &Entry| e.state == QueueState::Waiting;
                         state.entries.iter().position(waits)
                     }),
             };
@@ -58,7 +58,7 @@ pub fn work(folder: &Path) -> Result<()> {
             let mut entry = state.entries.remove(at);
             let over = |e: &Entry| e.state.is_over();
             let place = state.entries.iter().take_while(|e| over(e)).count();
-            entry.state = EntryState::Running;
+            entry.state = QueueState::Running;
             entry.started = entry.started.or(Some(now()));
             state.entries.insert(place, entry.clone());
             Ok(Some(entry))
@@ -67,7 +67,7 @@ pub fn work(folder: &Path) -> Result<()> {
         complain(&format!("{}: begins", entry.config.display()));
         let (outcome, error) = match run(&queue, &entry) {
             Ok(outcome) => outcome,
-            Err(e) => (EntryState::Failed, Some(format!("{e:#}"))),
+            Err(e) => (QueueState::Failed, Some(format!("{e:#}"))),
         };
         complain(&format!(
             "{}: {}{}",
@@ -83,7 +83,7 @@ pub fn work(folder: &Path) -> Result<()> {
             entry.error = error;
             entry.ended = Some(now());
             entry.skip = false;
-            if outcome == EntryState::Waiting {
+            if outcome == QueueState::Waiting {
                 (entry.started, entry.ended) = (None, None);
             }
             Ok(())
@@ -92,7 +92,7 @@ pub fn work(folder: &Path) -> Result<()> {
 }
 
 /// Runs one entry to its end: how it ended, and why when it failed.
-fn run(queue: &Queue, entry: &Entry) -> Result<(EntryState, Option<String>)> {
+fn run(queue: &Queue, entry: &Entry) -> Result<(QueueState, Option<String>)> {
     let loaded =
         config::load(&entry.config, &entry.sets).map_err(|p| config::problems_error(&p))?;
     let folder = RunFolder::new(&loaded.config.output_dir);
@@ -101,7 +101,7 @@ fn run(queue: &Queue, entry: &Entry) -> Result<(EntryState, Option<String>)> {
     if live_runner(&folder).is_none() {
         let decision = resume::decide(&folder, &loaded.config, &ResumeMode::Auto)?;
         let Decision::Start { checkpoint, .. } = decision else {
-            return Ok((EntryState::Done, None));
+            return Ok((QueueState::Done, None));
         };
         let request = Request {
             run_dir: folder.root().to_owned(),
@@ -133,11 +133,11 @@ fn run(queue: &Queue, entry: &Entry) -> Result<(EntryState, Option<String>)> {
     }
     let state = load_state(&folder)?;
     Ok(match (asked, state.phase) {
-        (_, PhaseName::Done) => (EntryState::Done, None),
-        (Some(Wish::Skip), _) => (EntryState::Skipped, None),
-        (Some(Wish::Stop), PhaseName::Stopped) => (EntryState::Waiting, None),
-        (_, PhaseName::Stopped) => (EntryState::Stopped, None),
-        _ => (EntryState::Failed, state.error),
+        (_, PhaseName::Done) => (QueueState::Done, None),
+        (Some(Wish::Skip), _) => (QueueState::Skipped, None),
+        (Some(Wish::Stop), PhaseName::Stopped) => (QueueState::Waiting, None),
+        (_, PhaseName::Stopped) => (QueueState::Stopped, None),
+        _ => (QueueState::Failed, state.error),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::curve::{Point, memory, points, smooth};
 use super::scale::Window;
-use super::{Curve, step_label};
+use super::{Curve, Dot, step_label};
 use crate::protocol::{RunCurves, Series};
 use crate::ui::lang::Lang;
 use crate::ui::text;
@@ -88,14 +88,25 @@ pub fn window_of(runs: &[&RunCurves], align: Align, zoom: u32) -> Window {
     Window::new(end.ceil() as u64, 0, zoom, None)
 }
 
-/// A run's averaged loss and its held-out losses, at their places in `window`.
+/// What the run of a number is called beside its curve: `A`, `B`, ...
+pub fn letter(run: usize) -> &'static str {
+    let at = run % LETTERS.len();
+    &LETTERS[at..=at]
+}
+
+const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+const SMALL: &str = "abcdefghijklmnopqrstuvwxyz";
+
+/// A run's averaged loss and its held-out losses, at their places in `window`; `number` gives both
+/// their letter.
 pub fn run_curve(
     run: &RunCurves,
     align: Align,
     window: Window,
     smoothing: i32,
     role: Role,
-) -> (Curve, Vec<(f64, f64, Role)>) {
+    number: usize,
+) -> (Curve, Vec<Dot>) {
     let whole = Window {
         first: 0.0,
         last: run.step.max(1) as f64,
@@ -117,8 +128,15 @@ pub fn run_curve(
         raw: None,
         smooth: Some(role),
         average: average.into_iter().map(|(s, v)| (place(s), v)).collect(),
+        letter: Some(letter(number)),
     };
-    let dots = run.evals.iter().map(|(s, v)| (place(*s as f64), v.0, role));
+    let at = number % SMALL.len();
+    let dots = run.evals.iter().map(|(s, v)| Dot {
+        x: place(*s as f64),
+        value: v.0,
+        role,
+        letter: Some(&SMALL[at..=at]),
+    });
     (curve, dots.collect())
 }
 
@@ -196,7 +214,7 @@ mod tests {
         assert!(window_of(&runs, Align::Step, 0).last >= 100.0);
         assert!(window_of(&runs, Align::Tokens, 0).last >= 10_000.0);
         let window = window_of(&runs, Align::Tokens, 0);
-        let (curve, _) = run_curve(&short, Align::Tokens, window, 0, Role::Run1);
+        let (curve, _) = run_curve(&short, Align::Tokens, window, 0, Role::Run1, 0);
         assert_eq!(curve.average.last().unwrap().0, 10_000.0);
     }
 

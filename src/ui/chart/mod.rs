@@ -8,7 +8,7 @@ mod scale;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-pub use align::{Align, colours, run_curve, window_of};
+pub use align::{Align, colours, letter, run_curve, window_of};
 pub use canvas::Canvas;
 pub use curve::{Point, columns, memory, points, smooth, trend};
 pub use scale::{Axis, Window};
@@ -26,6 +26,18 @@ pub struct Curve {
     pub smooth: Option<Role>,
     /// The average by place on the x axis.
     pub average: Vec<(f64, f64)>,
+    /// Written on the average, where curves must be told apart without colours.
+    pub letter: Option<&'static str>,
+}
+
+/// A single value: a held-out loss.
+#[derive(Debug)]
+pub struct Dot {
+    pub x: f64,
+    pub value: f64,
+    pub role: Role,
+    /// Drawn instead of the usual sign where there are no colours.
+    pub letter: Option<&'static str>,
 }
 
 /// A horizontal line with a word.
@@ -53,8 +65,7 @@ pub struct Chart {
     pub log: bool,
     /// Later ones are drawn over earlier ones.
     pub curves: Vec<Curve>,
-    /// Single values: held-out losses.
-    pub dots: Vec<(f64, f64, Role)>,
+    pub dots: Vec<Dot>,
     pub level: Option<LevelLine>,
     /// Later ones win where two share a column.
     pub marks: Vec<Mark>,
@@ -65,6 +76,8 @@ pub struct Chart {
 
 /// Columns for each dot that there should be.
 const DOTS: usize = 6;
+/// Columns between the letters on one curve.
+const LETTERS: usize = 16;
 /// Rows below the plot: the axis with the marks, the steps.
 const BELOW: u16 = 2;
 
@@ -92,8 +105,8 @@ impl Chart {
         let always: Vec<f64> = self
             .dots
             .iter()
-            .filter(|(x, ..)| self.window.column(*x, 1).is_some())
-            .map(|(_, v, _)| *v)
+            .filter(|d| self.window.column(d.x, 1).is_some())
+            .map(|d| d.value)
             .chain(self.level.iter().filter(|l| l.keep).map(|l| l.value))
             .collect();
         let rows = usize::from(area.height - BELOW);
@@ -112,6 +125,7 @@ impl Chart {
             self.draw_curve(theme, &axis, curve, plot, buf);
         }
         self.draw_dots(theme, &axis, plot, buf);
+        self.draw_letters(theme, &axis, plot, buf);
         self.below(theme, area, plot, buf);
         self.draw_crosshair(theme, plot, buf);
     }
@@ -202,18 +216,47 @@ impl Chart {
     /// always.
     fn draw_dots(&self, theme: &Theme, axis: &Axis, plot: Rect, buf: &mut Buffer) {
         let columns = usize::from(plot.width);
-        let seen = self.dots.iter().filter_map(|(x, value, role)| {
-            let x = self.window.column(*x, columns)?;
-            Some((x, axis.row(*value, usize::from(plot.height))?, *role))
+        let seen = self.dots.iter().filter_map(|dot| {
+            let x = self.window.column(dot.x, columns)?;
+            Some((x, axis.row(dot.value, usize::from(plot.height))?, dot))
         });
-        let seen: Vec<(usize, usize, Role)> = seen.collect();
+        let seen: Vec<(usize, usize, &Dot)> = seen.collect();
         let dense = seen.len() > columns / DOTS;
-        for (i, (x, y, role)) in seen.iter().enumerate() {
-            let next = seen[i + 1..].iter().find(|(_, _, r)| r == role);
+        for (i, (x, y, dot)) in seen.iter().enumerate() {
+            let next = seen[i + 1..].iter().find(|(_, _, d)| d.role == dot.role);
             // Every so many columns one, wherever the window begins.
             let kept = x / DOTS != next.map_or(usize::MAX, |(x, ..)| x / DOTS);
             if !dense || kept {
-                put(buf, plot, *x, *y, theme.glyphs.eval, theme, *role);
+                let letter = dot.letter.filter(|_| !theme.tells_runs_apart());
+                let glyph = letter.unwrap_or(theme.glyphs.eval);
+                put(buf, plot, *x, *y, glyph, theme, dot.role);
+            }
+        }
+    }
+
+    /// Every curve's letter at its end, and without colours along it: so many columns apart, the
+    /// curves' letters at places of their own.
+    fn draw_letters(&self, theme: &Theme, axis: &Axis, plot: Rect, buf: &mut Buffer) {
+        let columns = usize::from(plot.width);
+        let shift = LETTERS / self.curves.len().max(1);
+        for (i, curve) in self.curves.iter().enumerate() {
+            let (Some(letter), Some(role)) = (curve.letter, curve.smooth) else {
+                continue;
+            };
+            let mut by_column: Vec<Option<f64>> = vec![None; columns];
+            for (x, value) in &curve.average {
+                if let Some(x) = self.window.column(*x, columns) {
+                    by_column[x] = Some(*value);
+                }
+            }
+            let last = by_column.iter().rposition(Option::is_some);
+            for (x, value) in by_column.iter().enumerate() {
+                let along = x % LETTERS == i * shift && !theme.tells_runs_apart();
+                if (along || Some(x) == last)
+                    && let Some(y) = value.and_then(|v| axis.row(v, usize::from(plot.height)))
+                {
+                    put(buf, plot, x, y, letter, theme, role);
+                }
             }
         }
     }

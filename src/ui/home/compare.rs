@@ -9,15 +9,10 @@ use super::desk::ComparedRun;
 use super::list::cell;
 use super::view::titled;
 use crate::protocol::RunCurves;
-use crate::ui::chart::{Chart, colours, run_curve, window_of};
+use crate::ui::chart::{Chart, colours, letter, run_curve, window_of};
 use crate::ui::panes::draw_lines;
 use crate::ui::text::{self, width};
 use crate::ui::theme::Role;
-
-/// What a run is called in the legend and the table, where colours may be missing.
-fn letter(i: usize) -> char {
-    char::from(b'A' + (i % 26) as u8)
-}
 
 /// The runs' colours, by name as in every chart.
 fn roles(runs: &[ComparedRun]) -> Vec<Role> {
@@ -85,8 +80,8 @@ fn draw_chart(home: &Home, view: &CompareView, area: Rect, buf: &mut Buffer) {
         crosshair: None,
         label: view.align.label(),
     };
-    for (run, role) in all.into_iter().zip(roles(runs)) {
-        let (curve, dots) = run_curve(run, view.align, window, 0, role);
+    for (i, (run, role)) in all.into_iter().zip(roles(runs)).enumerate() {
+        let (curve, dots) = run_curve(run, view.align, window, 0, role, i);
         chart.curves.push(curve);
         chart.dots.extend(dots);
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::protocol::{PhaseName, RunCurves};
+use crate::protocol::{PhaseName, QueueState, RunCurves};
 
 /// Answers home's questions. Every call may take its time: it is made on a thread of home's own.
 pub trait Desk: Send + Sync {
@@ -130,23 +130,6 @@ pub struct QueueLine {
     pub error: Option<String>,
     pub started: Option<f64>,
     pub ended: Option<f64>,
-}
-
-/// Where a queued run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueState {
-    Waiting,
-    Running,
-    Done,
-    Failed,
-    Stopped,
-    Skipped,
-}
-
-impl QueueState {
-    pub fn is_over(self) -> bool {
-        !matches!(self, QueueState::Waiting | QueueState::Running)
-    }
 }
 
 /// What a check has found.

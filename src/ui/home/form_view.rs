@@ -6,8 +6,9 @@ use ratatui::text::{Line, Span};
 
 use super::app::Home;
 use super::desk::Memory;
+use super::details::{findings, fit_word, memory_line};
 use super::form::{Button, Field, Form, Place};
-use super::list::{cell, findings, fit_word, memory_line};
+use super::list::cell;
 use super::view::titled;
 use crate::ui::panes::draw_lines;
 use crate::ui::text::{self, truncate_start, width, wrap};

@@ -2,15 +2,18 @@
 //! new run.
 //!
 //! - [`desk`]: what home asks of the rest of the house
-//! - [`app`]: what home knows, and `update`, its only way to change
-//! - [`form`]: the new run's form and the YAML it makes
+//! - [`app`]: what home knows, and `update`, its only way to change; `keys`: what keys do
+//! - [`form`]: the new run's form; `form_file`: the YAML it makes
 //! - [`view`]: the whole screen from that
 
 pub mod app;
 mod compare;
 pub mod desk;
+mod details;
 pub mod form;
+mod form_file;
 mod form_view;
+mod keys;
 mod list;
 pub mod view;
 

@@ -189,7 +189,7 @@ fn dialog(home: &Home, area: Rect, buf: &mut Buffer) {
                 .overview
                 .iter()
                 .flat_map(|o| &o.queue)
-                .filter(|e| e.state == super::desk::QueueState::Waiting)
+                .filter(|e| e.state == crate::protocol::QueueState::Waiting)
                 .count();
             let question = lang.stop_queue_question(waiting);
             let keys = [

@@ -14,6 +14,8 @@ words! {
     reconnecting: "reconnecting", "正在重连";
     no_runner: "no runner", "无运行进程";
 
+    queue_then_stops: "then it stops", "之后停止";
+
     loading: "loading", "正在加载";
     training: "training", "训练中";
     pausing: "pausing", "正在暂停";
@@ -38,6 +40,8 @@ words! {
 }
 
 sentences! {
+    queue_place(place, of): "queue {place}/{of}", "队列 {place}/{of}";
+    queue_then(run): "then {run}", "下一个 {run}";
     while_phase(phase): "while {phase}", "（{phase}时）";
     for_so_long(age): "for {age}", "已 {age}";
     updates_dropped(n): "{n} updates dropped", "丢弃了 {n} 次更新";

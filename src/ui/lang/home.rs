@@ -89,6 +89,7 @@ words! {
     form_hint: "type to change, left and right choose, Enter goes on", "直接输入修改，左右键选择，回车继续";
     method_lora: "the plain form: A and B on the attention's projections", "基本形式：注意力投影上的 A 和 B";
     method_all: "LoRA on every linear of the blocks: more to learn with, slower", "所有线性层上的 LoRA：容量更大，更慢";
+    method_dora: "length and direction apart: often better at low ranks, slower", "幅度与方向分开训练：低秩时往往更好，更慢";
     method_rs: "scaled by alpha / sqrt(rank): for ranks of 32 and more", "按 alpha / sqrt(秩) 缩放：适合 32 以上的秩";
     method_plus: "B learns 16 times as fast as A: often fewer steps", "B 的学习率为 A 的 16 倍：通常步数更少";
     memory_weights: "base", "基座";

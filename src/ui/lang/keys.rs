@@ -11,7 +11,7 @@ words! {
     help_export: "export the adapter as it is now", "导出当前的适配器";
     help_sample: "sample the prompts now", "立即对提示词采样";
     help_sample_prompt: "sample a prompt that you type", "对输入的提示词采样";
-    help_edit_value: "change the selected value of the config, or the caption", "修改选中的配置值或标注";
+    help_edit_value: "change the selected value or caption", "修改选中的配置值或标注";
     help_edit_file: "open the config file in $EDITOR", "用 $EDITOR 打开配置文件";
     help_remedy: "follow the newest alert's remedy", "采用最新警报的建议";
     help_eval: "evaluate the held-out records now", "立即用留出样本评估";

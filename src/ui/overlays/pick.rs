@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use super::{popup, typed};
 use crate::protocol::ConfigChange;
 use crate::ui::app::{App, Asked};
-use crate::ui::chart::colours;
+use crate::ui::chart::{colours, letter};
 use crate::ui::line::LineEdit;
 use crate::ui::panes::draw_lines;
 use crate::ui::text::{pad, truncate, width, wrap};
@@ -187,9 +187,10 @@ pub fn runs(app: &App, theme: &Theme, selected: usize, area: Rect, buf: &mut Buf
     let roles = colours(&there);
     let skip = (selected + 1).saturating_sub(rows);
     for (i, name) in names.iter().enumerate().skip(skip).take(rows) {
-        let role = there.iter().position(|n| n == name).map(|at| roles[at]);
+        let at = there.iter().position(|n| n == name);
+        let role = at.map(|at| (at, roles[at]));
         let (mark, role) = match (role, app.others.chosen.contains_key(*name)) {
-            (Some(role), _) => (theme.glyphs.circle, role),
+            (Some((at, role)), _) => (letter(at + 1), role),
             (None, true) => (theme.glyphs.phase_waiting, Role::Muted),
             (None, false) => (" ", Role::Muted),
         };

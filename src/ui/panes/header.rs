@@ -35,12 +35,9 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             draw_small(app, theme, row(1), buf);
         }
         3 => {
-            ends(
-                vec![name(app, theme), phase(app, theme, true)],
-                connection(app, theme, false),
-                row(0),
-                buf,
-            );
+            let mut left = vec![name(app, theme), phase(app, theme, true)];
+            left.extend(queued(app, theme));
+            ends(left, connection(app, theme, false), row(0), buf);
             progress(app, theme, row(1), buf);
             metrics(app, theme, row(2), buf);
         }
@@ -49,6 +46,7 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
                 vec![Span::styled("loradeck", theme[Role::Accent])],
                 name(app, theme),
             ];
+            left.extend(queued(app, theme));
             left.extend(facts(app, theme));
             ends(left, connection(app, theme, false), row(0), buf);
             let top = phase(app, theme, true);
@@ -143,6 +141,25 @@ fn name(app: &App, theme: &Theme) -> Segment {
         text::truncate(name, 40, theme.glyphs.ellipsis),
         theme[Role::Title],
     )]
+}
+
+/// The place in the queue and what comes next.
+fn queued(app: &App, theme: &Theme) -> Option<Segment> {
+    let place = app.queued.place.as_ref()?;
+    let mut spans = vec![Span::styled(
+        app.lang.queue_place(place.place, place.of),
+        theme[Role::Accent],
+    )];
+    let then = match place.next.first() {
+        Some(_) if place.stops => Some(app.lang.queue_then_stops().to_owned()),
+        Some(next) => Some(
+            app.lang
+                .queue_then(text::truncate(next, 24, theme.glyphs.ellipsis)),
+        ),
+        None => None,
+    };
+    spans.extend(then.map(|t| Span::styled(format!(" {t}"), theme[Role::Muted])));
+    Some(spans)
 }
 
 /// Base, adapter and device, where there is room for them.

@@ -10,8 +10,8 @@ use super::Segment;
 use crate::protocol::RunCurves;
 use crate::ui::app::{App, NO_AVERAGE};
 use crate::ui::chart::{
-    Align, Chart, Curve, LevelLine, Mark, Point, Window, colours, memory, points, run_curve,
-    smooth, step_label, window_of,
+    Align, Chart, Curve, Dot, LevelLine, Mark, Point, Window, colours, letter, memory, points,
+    run_curve, smooth, step_label, window_of,
 };
 use crate::ui::text;
 use crate::ui::theme::{Role, Theme};
@@ -46,7 +46,12 @@ pub fn draw(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         dots: state
             .evals
             .iter()
-            .map(|(s, v)| (*s as f64, v.0, Role::ChartEval))
+            .map(|(s, v)| Dot {
+                x: *s as f64,
+                value: v.0,
+                role: Role::ChartEval,
+                letter: None,
+            })
             .collect(),
         level: base.map(|value| LevelLine {
             value,
@@ -76,12 +81,14 @@ pub fn curve(
             raw: Some(smoothed),
             smooth: None,
             average: Vec::new(),
+            letter: None,
         };
     }
     Curve {
         raw: Some(raw),
         smooth: Some(smoothed),
         average: smooth(&points, memory(window.span(), smoothing)),
+        letter: None,
         points,
     }
 }
@@ -90,7 +97,7 @@ pub fn curve(
 fn draw_runs(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let runs = runs(app);
     let align = app.others.align;
-    let curves: Vec<&RunCurves> = runs.iter().map(|(run, _)| run.as_ref()).collect();
+    let curves: Vec<&RunCurves> = runs.iter().map(|(run, ..)| run.as_ref()).collect();
     let window = match app.view.pan {
         Some(_) if align == Align::Step => window(app),
         _ => window_of(&curves, align, app.view.zoom),
@@ -109,24 +116,26 @@ fn draw_runs(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             .map(|s| align.place(s as f64, &app.state.tokens, &app.state.seconds)),
         label: align.label(),
     };
-    for (run, role) in &runs {
-        let (curve, dots) = run_curve(run, align, window, smoothing, *role);
+    for (run, role, number) in &runs {
+        let (curve, dots) = run_curve(run, align, window, smoothing, *role, *number);
         chart.curves.push(curve);
         chart.dots.extend(dots);
     }
     chart.draw(theme, area, buf);
 }
 
-/// The runs that show with their colours, this one last: it is drawn over the others.
-fn runs(app: &App) -> Vec<(Cow<'_, RunCurves>, Role)> {
+/// The runs that show with their colours and numbers, this one last: it is drawn over the others,
+/// and is the first, `A`.
+fn runs(app: &App) -> Vec<(Cow<'_, RunCurves>, Role, usize)> {
     let others: Vec<&RunCurves> = app.others.curves().collect();
     let names: Vec<&str> = others.iter().map(|r| r.run.as_str()).collect();
     let colours = colours(&names);
     others
         .into_iter()
         .zip(colours)
-        .map(|(run, role)| (Cow::Borrowed(run), role))
-        .chain([(Cow::Owned(RunCurves::of(&app.state)), Role::ChartEma)])
+        .enumerate()
+        .map(|(i, (run, role))| (Cow::Borrowed(run), role, i + 1))
+        .chain([(Cow::Owned(RunCurves::of(&app.state)), Role::ChartEma, 0)])
         .collect()
 }
 
@@ -238,10 +247,13 @@ fn runs_legend(app: &App, theme: &Theme) -> Vec<Segment> {
     let runs = runs(app);
     // Of many runs the names matter more than the numbers.
     let few = runs.len() <= 2;
-    segments.extend(runs.into_iter().rev().map(|(run, role)| {
+    let (this, others) = runs
+        .split_last()
+        .map_or((None, &[][..]), |(t, o)| (Some(t), o));
+    segments.extend(this.into_iter().chain(others).map(|(run, role, number)| {
         let name = text::truncate(&run.run, 20, theme.glyphs.ellipsis);
         let mut segment = vec![
-            Span::styled(theme.glyphs.rule_focus, theme[role]),
+            Span::styled(letter(*number), theme[*role]),
             Span::styled(format!(" {name}"), theme[Role::Text]),
         ];
         if few {

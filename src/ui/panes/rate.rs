@@ -109,6 +109,7 @@ fn one(
                 raw: Some(raw),
                 smooth: None,
                 average: Vec::new(),
+                letter: None,
             },
         }],
         dots: Vec::new(),

@@ -206,6 +206,13 @@ impl Index<Role> for Theme {
     }
 }
 
+impl Theme {
+    /// Whether runs in one chart can be told apart by their colours.
+    pub fn tells_runs_apart(&self) -> bool {
+        self[Role::Run1].fg != self[Role::Run2].fg
+    }
+}
+
 /// What tells roles apart where there is no colour.
 fn without_colour(role: Role) -> Modifier {
     match role {

@@ -1,7 +1,11 @@
 //! What deserves a person's attention, told from the events alone: each rule is a fold with a
 //! condition that raises its alert and another, some way off, that clears it.
 
+mod loss;
+
 use serde::{Deserialize, Serialize};
+
+use loss::LossWatch;
 
 use super::{ConfigEntry, Event, EventKind, GpuReading, GpuStatus, HostReading, StepMetrics};
 
@@ -20,22 +24,13 @@ const RECOVERED: u64 = 50;
 
 /// Steps before the loss's usual range is known.
 const WARM_UP: u64 = 40;
-/// How much a step counts in the averages.
-const FAST: f64 = 1.0 / 4.0;
-const MIDDLE: f64 = 1.0 / 8.0;
-const SLOW: f64 = 1.0 / 32.0;
 /// The fast average this many deviations above the slow one, and by this factor, is a spike.
 const SPIKE_DEVIATIONS: f64 = 3.0;
 const SPIKE_FACTOR: f64 = 1.3;
 
-/// A swing of the middle average, as a share of it ...
-const SWING: f64 = 0.07;
-/// ... and in its own deviations where steps differ by chance alone.
-const SWING_DEVIATIONS: f64 = 4.0;
-/// Turns between swings within so many steps that make an oscillation, and that no longer do.
+/// Turns between swings within `TURN_STEPS` that make an oscillation, and that no longer do.
 const TURNS: usize = 3;
 const FEW_TURNS: usize = 1;
-const TURN_STEPS: u64 = 200;
 
 /// A plateau: no gain of this share in so many steps (or this share of the run).
 const GAIN: f64 = 0.01;
@@ -183,35 +178,6 @@ struct Settings {
     sequence_len: u64,
     gradient_checkpointing: bool,
     keeps_all_checkpoints: bool,
-}
-
-/// What is usual for the training loss.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct LossWatch {
-    count: u64,
-    fast: f64,
-    slow: f64,
-    /// Of a step around the fast average before it.
-    variance: f64,
-    peak_rate: f64,
-    /// Lowest slow average that was a gain, and when.
-    best: Option<(u64, f64)>,
-    swings: Swings,
-    last_non_finite: Option<u64>,
-}
-
-/// Where the loss turned after a swing that chance does not make.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Swings {
-    average: f64,
-    last: Option<f64>,
-    /// Of a step by chance: half the mean square of what neighbours differ by.
-    variance: f64,
-    rising: bool,
-    /// Highest or lowest average since the last turn.
-    extreme: Option<f64>,
-    /// Steps and averages.
-    turns: Vec<(u64, f64)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -526,59 +492,4 @@ impl Settings {
 fn rate_text(rate: f64) -> String {
     let text = format!("{rate:.1e}");
     text.replace(".0e", "e")
-}
-
-impl LossWatch {
-    fn push(&mut self, step: u64, loss: f64) {
-        self.count += 1;
-        if self.count == 1 {
-            (self.fast, self.slow) = (loss, loss);
-        }
-        // Quick to learn at the beginning, when the loss falls fast.
-        let slow = SLOW.max(1.0 / self.count as f64);
-        // An outlier must not become the usual.
-        let (mut usual, mut off) = (loss, loss - self.fast);
-        if self.count > WARM_UP {
-            let most = 3.0 * self.variance.sqrt();
-            usual = usual.min(self.slow + most);
-            off = off.clamp(-most, most);
-        }
-        self.slow += slow * (usual - self.slow);
-        self.variance += slow * (off * off - self.variance);
-        self.fast += FAST * (loss - self.fast);
-        self.swings.push(step, loss, self.count);
-    }
-}
-
-impl Swings {
-    fn push(&mut self, step: u64, loss: f64, count: u64) {
-        let n = 1.0 / count as f64;
-        if let Some(last) = self.last.replace(loss) {
-            let square = (loss - last) * (loss - last) / 2.0;
-            self.variance += SLOW.max(n) * (square - self.variance);
-        }
-        self.average += MIDDLE.max(n) * (loss - self.average);
-        if count < WARM_UP {
-            return;
-        }
-        let at = self.average;
-        // An exponential average of white noise keeps a / (2 - a) of its variance.
-        let chance = (self.variance * MIDDLE / (2.0 - MIDDLE)).sqrt();
-        let swing = (SWING * at.abs()).max(SWING_DEVIATIONS * chance);
-        let extreme = *self.extreme.get_or_insert(at);
-        let turned = match self.rising {
-            true => at < extreme - swing,
-            false => at > extreme + swing,
-        };
-        if turned {
-            self.turns.push((step, extreme));
-            self.rising = !self.rising;
-            self.extreme = Some(at);
-        } else if self.rising {
-            self.extreme = Some(extreme.max(at));
-        } else {
-            self.extreme = Some(extreme.min(at));
-        }
-        self.turns.retain(|(s, _)| s + TURN_STEPS > step);
-    }
 }
