@@ -19,6 +19,10 @@ use crate::train::dtype;
 
 /// Prints what a base says to a prompt, or writes the prompt's logits.
 pub fn run(args: GenerateArgs) -> Result<u8> {
+    let args = GenerateArgs {
+        base: fetch::base(&args.base)?,
+        ..args
+    };
     if is_image_base(&args.base) {
         return generate_image::run(&args);
     }

@@ -98,7 +98,8 @@ fn clipped(sum: i64) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// Pillow's `resize(..., BICUBIC)`: rows first, rounded to bytes in between.
+/// Pillow's `resize(..., BICUBIC)`: rows first, rounded to bytes in between. (From version 13 on Pillow
+/// takes the columns first where that is cheaper, and some bytes differ by one.)
 fn bicubic(picture: Bytes, width: u32, height: u32) -> Bytes {
     const HALF: i64 = 1 << (PRECISION - 1);
     let (in_width, out_width) = (picture.width as usize, width as usize);

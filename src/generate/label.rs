@@ -168,20 +168,21 @@ impl Ranker {
     }
 }
 
-/// Texts where a CLIP puts them, as unit vectors.
+/// Texts where a CLIP puts them, as unit vectors; what is too long is cut.
 ///
 /// # Errors
-/// The folder holds no whole CLIP; a text is too long; the device fails.
+/// The folder holds no whole CLIP; the device fails.
 pub fn embed_texts(folder: &Path, device: &Device, texts: &[String]) -> Result<Vec<Vec<f32>>> {
     let tokenizer = open_clip_tokenizer(folder)?;
+    let encoder = ClipText::open(folder, device)?;
+    let room = encoder.config().positions.saturating_sub(2);
     let ids = texts.iter().map(|text| {
-        let words = tokenizer.ids(text)?;
+        let mut words = tokenizer.ids(text)?;
+        words.truncate(room);
         Ok([&[tokenizer.bos], &words[..], &[tokenizer.eos]].concat())
     });
     let ids: Vec<Vec<u32>> = ids.collect::<Result<_>>()?;
-    let rows = ClipText::open(folder, device)?
-        .pooled(&ids)?
-        .to_vec2::<f32>()?;
+    let rows = encoder.pooled(&ids)?.to_vec2::<f32>()?;
     let unit = |row: Vec<f32>| {
         let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         row.into_iter()

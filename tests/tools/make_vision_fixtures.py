@@ -29,7 +29,9 @@ TEXTS = [
     "a photograph of a cat on a mat", "two dogs run along the beach", "an oil painting of a small red house",
     "the woman with long hair wears a hat", "a bowl of fruit, on the table", "a street at night; neon lights!",
 ]
-SIZES = [(61, 40), (40, 61), (33, 33), (24, 90), (97, 31)]
+# Pillow resized rows first until 13, which takes columns first where that is cheaper, and then rounds
+# some bytes differently by one. These are sizes where the rows come first in either.
+SIZES = [(61, 40), (97, 31), (17, 30), (33, 20), (20, 26)]
 
 
 def pictures() -> list[Image.Image]:
@@ -172,7 +174,7 @@ def clip(images: list[Image.Image]) -> None:
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     processor.save_pretrained(folder)
     values = processor(images, return_tensors="pt")["pixel_values"]
-    texts = TEXTS + ["A  Cat", "it's 42 o'clock"]
+    texts = TEXTS + ["A  Cat", "the   MAT,"]
     ids = [tokenizer.encode(text).ids for text in texts]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [end] * (longest - len(row)) for row in ids])
@@ -195,9 +197,10 @@ def main() -> None:
         image.save(FOLDER / "pictures" / f"{index}.png")
     blip(images)
     clip(images)
-    # The pictures as Pillow resizes them, for the filter alone.
+    # The pictures as Pillow resizes them, rows first, for the filter alone.
     sizes = [(32, 32), (100, 17), (61, 80)]
-    resized = {f"{i}_{w}x{h}": torch.from_numpy(np.array(image.resize((w, h), Image.BICUBIC)))
+    rows_first = lambda image, w, h: image.resize((w, image.height), Image.BICUBIC).resize((w, h), Image.BICUBIC)  # noqa: E731
+    resized = {f"{i}_{w}x{h}": torch.from_numpy(np.array(rows_first(image, w, h)))
                for i, image in enumerate(images) for w, h in sizes}
     save_file({name: tensor.contiguous() for name, tensor in resized.items()}, FOLDER / "pillow.safetensors")
     print(len(load_file(FOLDER / "pillow.safetensors")), "pictures resized")
