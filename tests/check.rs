@@ -196,33 +196,6 @@ fn data_that_is_wrong_ends_with_1_and_every_finding_names_its_place_and_remedy()
 }
 
 #[test]
-fn an_image_config_gets_exactly_one_sentence() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    std::fs::create_dir(at("style_train")).unwrap();
-    std::fs::write(at("style_train/metadata.csv"), "file_name,text\n").unwrap();
-    std::fs::write(at("v1-5-pruned.safetensors"), "").unwrap();
-    let config = written(
-        folder.path(),
-        &format!(
-            "train_data_dir: {}\nmetadata_path: {}\nbase_model: {}\nlora_rank: 8\nbatch_size: 4\n\
-             epochs: 10\nlearning_rate: 2e-4\noutput_dir: {}\nsave_steps: 100\n",
-            at("style_train"),
-            at("style_train/metadata.csv"),
-            at("v1-5-pruned.safetensors"),
-            at("out")
-        ),
-    );
-    let output = check(&[&config, "--json"], folder.path());
-    assert_eq!(output.status.code(), Some(2));
-    let report = json(&output);
-    let problems = report["problems"].as_array().unwrap();
-    assert_eq!(problems.len(), 1, "{problems:#?}");
-    assert_eq!(problems[0]["line"], 3);
-    assert!(report["warnings"].as_array().unwrap().is_empty());
-}
-
-#[test]
 fn problems_of_base_targets_and_data_come_together() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data.jsonl");
