@@ -71,16 +71,17 @@ def randomise(model, seed: int, dtype=torch.float16):
 
 
 def unet(kind: str) -> UNet2DConditionModel:
-    shared = dict(sample_size=8, layers_per_block=2, norm_num_groups=16)
+    # Groups of two and three channels: in groups of one the timestep would be normed away.
+    shared = dict(sample_size=8, layers_per_block=2, norm_num_groups=8)
     if kind == "sdxl":
         return UNet2DConditionModel(
-            block_out_channels=(16, 32, 32), attention_head_dim=(1, 1, 1), cross_attention_dim=2 * WIDTH,
+            block_out_channels=(16, 24, 24), attention_head_dim=(1, 1, 1), cross_attention_dim=2 * WIDTH,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 1, 2),
             use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=PROJECTION + 48, **shared)
     return UNet2DConditionModel(
-        block_out_channels=(16, 32), attention_head_dim=8 if kind == "sd1" else (1, 1), cross_attention_dim=WIDTH, use_linear_projection=kind == "sd2",
+        block_out_channels=(16, 24), attention_head_dim=8 if kind == "sd1" else (1, 1), cross_attention_dim=WIDTH, use_linear_projection=kind == "sd2",
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **shared)
 
 
@@ -94,7 +95,7 @@ def text_encoder(which: int, kind: str):
 
 def vae(kind: str) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 16, 32), layers_per_block=1, norm_num_groups=16, latent_channels=4, sample_size=16, scaling_factor=SCALING[kind],
+        block_out_channels=(16, 16, 24), layers_per_block=1, norm_num_groups=8, latent_channels=4, sample_size=16, scaling_factor=SCALING[kind],
         down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
 
 
@@ -280,6 +281,8 @@ def make(kind: str) -> None:
     for name, p in parameters.items():
         # SDXL never sees the last layer of its first text encoder.
         gradient = torch.zeros_like(p) if p.grad is None else p.grad
+        if p.grad is not None and gradient.abs().max() < 1e-5:
+            sys.exit(f"{kind}: the gradient of {name} is {gradient.abs().max():.1e}: noise, nothing to compare with.")
         out[name], out[f"grad.{name}"] = p.flatten(1), gradient.flatten(1)
     save_file({name: tensor.detach().contiguous().clone() for name, tensor in sorted(out.items())}, folder / "expected.safetensors")
     print(f"{kind}: {sum(p.numel() for m in parts.values() for p in m.parameters()):,} parameters, loss {loss.item():.4f}, {len(parameters) // 2} adapted modules")
