@@ -319,6 +319,19 @@ mod tests {
         );
     }
 
+    /// tests/tools/make_kohya_names.py: kohya's own `create_network`.
+    #[test]
+    fn every_module_that_kohyas_create_network_adapts_has_its_name_here() {
+        let text = include_str!("../../tests/fixtures/kohya_names.json");
+        let theirs: HashMap<String, Vec<String>> = serde_json::from_str(text).unwrap();
+        for (key, family, count) in [("sd1", Family::Sd1, 264), ("sdxl", Family::Sdxl, 986)] {
+            assert_eq!(theirs[key].len(), count);
+            let ours = kohya_names(family);
+            let names: std::collections::HashSet<&String> = ours.values().collect();
+            assert!(theirs[key].iter().all(|name| names.contains(name)), "{key}");
+        }
+    }
+
     #[test]
     fn no_two_modules_share_a_kohya_name_and_both_spellings_are_read() {
         for family in [Family::Sd1, Family::Sd2, Family::Sdxl] {
