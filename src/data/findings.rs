@@ -136,31 +136,49 @@ fn likened(like: Like, records: &[&Record]) -> String {
     }
 }
 
-fn leaks(data: &Judged<'_>, records: &[&Record], leaks: &[Option<Like>]) -> Option<Finding> {
-    let found = records.iter().zip(leaks);
-    let items: Vec<FindingItem> = found
-        .filter_map(|(record, like)| {
-            Some(FindingItem::new(&record.origin, likened((*like)?, records)))
-        })
-        .collect();
-    let message = format!(
-        "{} in the training data too, so that the held-out loss looks better than it is",
-        match items.len() {
-            1 => "1 held-out record is".to_owned(),
-            n => format!("{n} held-out records are"),
-        }
-    );
+/// Held-out records that are trained on, too: word for word, and nearly.
+fn leaks(data: &Judged<'_>, records: &[&Record], leaks: &[Option<Like>]) -> Vec<Finding> {
+    let of = |same: bool| -> Vec<FindingItem> {
+        let found = records.iter().zip(leaks);
+        found
+            .filter_map(|(record, like)| {
+                let like = (*like).filter(|like| (like.likeness >= 1.0) == same)?;
+                Some(FindingItem::new(&record.origin, likened(like, records)))
+            })
+            .collect()
+    };
+    let counted = |count: usize| match count {
+        1 => "1 held-out record is".to_owned(),
+        n => format!("{n} held-out records are"),
+    };
     let remedy = match data.split_by_files {
         true => "remove them from one of the files",
         false => "remove the repeated records, so that chance cannot put one on either side",
     };
-    some(Finding::new(
-        "leaks",
-        Severity::Warning,
-        message,
-        remedy,
-        items,
-    ))
+    let (same, near) = (of(true), of(false));
+    let all = [
+        Finding::new(
+            "leaks",
+            Severity::Warning,
+            format!(
+                "{} in the training data too, so that the held-out loss looks better than it is",
+                counted(same.len())
+            ),
+            remedy,
+            same,
+        ),
+        Finding::new(
+            "near_leaks",
+            Severity::Note,
+            format!(
+                "{} much like training records, so that the held-out loss may look better than it is",
+                counted(near.len())
+            ),
+            remedy,
+            near,
+        ),
+    ];
+    all.into_iter().filter_map(some).collect()
 }
 
 fn duplicates(records: &[&Record], within: &[Option<Like>]) -> Vec<Finding> {
@@ -188,7 +206,7 @@ fn duplicates(records: &[&Record], within: &[Option<Like>]) -> Vec<Finding> {
         ),
         Finding::new(
             "near_duplicates",
-            Severity::Warning,
+            Severity::Note,
             counted(
                 near.len(),
                 "says nearly the same as another",

@@ -47,12 +47,16 @@ pub(super) fn scan(
     };
     // A file's chunks are its own, so that what is added to one leaves those of others as they are.
     let mut chunks: Vec<Vec<RawRecord>> = Vec::new();
-    for mut file in files {
-        while file.len() > CHUNK {
-            let rest = file.split_off(CHUNK);
-            chunks.push(std::mem::replace(&mut file, rest));
+    for file in files {
+        // Not `split_off`, whose first part keeps the room of the whole.
+        let mut rest = file.into_iter();
+        loop {
+            let chunk: Vec<RawRecord> = rest.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            chunks.push(chunk);
         }
-        chunks.push(file);
     }
     let done = AtomicU64::new(0);
     progress(0, total as u64);

@@ -63,8 +63,9 @@ def bert_tokenizer() -> Tokenizer:
 
 
 def clip_tokenizer() -> Tokenizer:
-    """CLIP's byte-level BPE: lower case, words that end with </w>."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    """CLIP's byte-level BPE: lower case, words that end with </w>, the special tokens at the vocabulary's end
+    (a text's end is found by its id, the highest)."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(__import__("tokenizers").Regex(r"\s+"), " "), normalizers.Lowercase()])
     pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -73,9 +74,13 @@ def clip_tokenizer() -> Tokenizer:
     ])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), end_of_word_suffix="</w>", show_progress=False,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"])
+        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
+    trained = json.loads(tokenizer.to_str())["model"]
+    vocabulary = {**trained["vocab"], **{token: len(trained["vocab"]) + i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>"])}}
+    tokenizer.model = models.BPE(vocab=vocabulary, merges=[tuple(merge) for merge in trained["merges"]], unk_token="<|endoftext|>",
+                                 end_of_word_suffix="</w>", continuing_subword_prefix="")
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
     ids = {token: tokenizer.token_to_id(token) for token in ("<|startoftext|>", "<|endoftext|>")}
     tokenizer.post_processor = processors.RobertaProcessing(
         ("<|endoftext|>", ids["<|endoftext|>"]), ("<|startoftext|>", ids["<|startoftext|>"]), trim_offsets=False, add_prefix_space=False)
