@@ -4,6 +4,7 @@
 //! it began with, also offline. What is missing is fetched file by file, resumed where it was cut,
 //! and checked against the hub's checksums before it gets its name.
 
+#[cfg(feature = "hub")]
 mod choose;
 #[cfg(feature = "hub")]
 mod client;
