@@ -440,3 +440,9 @@ fn a_real_quantised_base_trains_resumes_and_its_adapter_gives_the_same_logits_in
         true,
     );
 }
+
+#[test]
+#[ignore = "needs Python with huggingface_hub (transformers brings it)"]
+fn the_hubs_cache_is_shared_with_huggingface_hub_both_ways() {
+    python("check_hub_cache.py", &[env!("CARGO_BIN_EXE_loradeck")]);
+}

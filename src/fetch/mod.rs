@@ -4,6 +4,7 @@
 //! it began with, also offline. What is missing is fetched file by file, resumed where it was cut,
 //! and checked against the hub's checksums before it gets its name.
 
+#[cfg(feature = "hub")]
 mod choose;
 #[cfg(feature = "hub")]
 mod client;
@@ -103,11 +104,16 @@ impl Hub {
         {
             return Ok(path);
         }
+        let flag = match wanted {
+            Wanted::Base => "",
+            Wanted::Captioner => "--captions ",
+            Wanted::Data => "--data ",
+        };
         if self.offline {
             return repo.cached(&self.cache).ok_or_else(|| {
                 input_error(format!(
                     "{} is not in the cache ({}), and HF_HUB_OFFLINE forbids to fetch it; fetch it \
-                     where there is a network, with `loradeck fetch {}`, or write a path",
+                     where there is a network, with `loradeck fetch {flag}{}`, or write a path",
                     repo.written(),
                     self.cache.display(),
                     repo.written()
