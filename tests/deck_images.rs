@@ -248,7 +248,7 @@ fn captions_are_edited_left_out_replaced_and_undone() {
     // Left with Esc, nothing is sent.
     deck.keys("ixyz<esc>T<enter>R<esc>");
     assert_eq!(edits(&mut deck), []);
-    // An answer has the records read anew: this story's runner has others.
+    // An answer has the records read anew: this story's runner has others. The second one shows.
     let ack = deck.story.event(EventKind::Ack {
         id: 1,
         sender: "somebody".into(),
@@ -257,7 +257,7 @@ fn captions_are_edited_left_out_replaced_and_undone() {
         message: "undone".into(),
     });
     deck.event(ack);
-    assert!(deck.screen().contains("train.jsonl:1"));
+    assert!(deck.screen().contains("train.jsonl:2"));
 }
 
 #[test]

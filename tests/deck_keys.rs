@@ -79,7 +79,8 @@ fn case(name: &str) -> Case {
         "left" => case("6\rgll", Seen("record ◂ 2/")),
         "right" => case("6\rg", Seen("record ◂ 2/")),
         "page-up" => full("5g\x06", "i", Seen("base_model needs a new run"), ""),
-        "page-down" => case("5g", Gone("base_model")),
+        // Two pages on, whatever a page holds; one alone may leave the first row on the screen.
+        "page-down" => full("5g", "\x06", Gone("base_model"), ""),
         "first" => case("5G", Seen("base_model")),
         "last" => case("5g", Seen("notify_command")),
         "filter" => case("9", Seen("enter keeps it")),

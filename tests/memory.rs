@@ -145,7 +145,7 @@ fn a_sample_that_does_not_fit_is_left_out_and_told_and_the_run_ends_with_the_sam
         "cough ".repeat(450)
     );
     let (tight, whole) = (Scratch::new(&config), Scratch::new(&config));
-    let out = train(&tight, Some("9000000"));
+    let out = train(&tight, Some("12000000"));
     let said = text(&out);
     assert!(out.status.success(), "{said}");
     assert!(

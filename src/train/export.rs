@@ -10,13 +10,16 @@ use super::preflight::adapter_format;
 use super::save::in_run;
 use super::shrink::admitted;
 use super::trainer::{Flow, Trainer};
+use crate::config::hub;
 use crate::protocol::{EventKind, PhaseName};
 
-/// The base's name without the path to it: exports must not depend on where a run lies.
+/// The base's name without the path to it: exports must not depend on where a run lies. One from
+/// Hugging Face's cache has its repository's name, by which PEFT finds it anywhere.
 pub(super) fn portable_name(base: &str) -> String {
-    Path::new(base)
-        .file_name()
-        .map_or_else(|| base.to_owned(), |n| n.to_string_lossy().into_owned())
+    let path = Path::new(base);
+    hub::name_of_snapshot(path)
+        .or_else(|| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .unwrap_or_else(|| base.to_owned())
 }
 
 impl Trainer<'_> {
@@ -70,5 +73,22 @@ impl Trainer<'_> {
             .collect();
         self.stage.back(left);
         exported
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::portable_name;
+
+    #[test]
+    fn an_export_names_its_base_wherever_that_lies() {
+        let fetched = "/cache/hub/models--owner--name/snapshots/0123abcd";
+        for (base, name) in [
+            ("builtin:tiny-llama", "builtin:tiny-llama"),
+            ("/models/llama.gguf", "llama.gguf"),
+            (fetched, "owner/name"),
+        ] {
+            assert_eq!(portable_name(base), name);
+        }
     }
 }

@@ -181,3 +181,11 @@ pub(super) enum Made {
     /// A PNG file.
     Picture(Arc<Vec<u8>>),
 }
+
+/// Behind the first bad record: how many more there are.
+pub(super) fn and_more(bad: usize) -> String {
+    match bad {
+        0 => String::new(),
+        n => format!(" (and {n} more; `loradeck check` lists them all)"),
+    }
+}

@@ -12,7 +12,7 @@ use candle_core::Device;
 use super::adapter::adapter_plan;
 use super::device::{device_name, dtype, open_device};
 use super::export::portable_name;
-use super::objective::{Batch, Made, Objective, Pass, Sums, Taken, Volume};
+use super::objective::{Batch, Made, Objective, Pass, Sums, Taken, Volume, and_more};
 use super::preflight::adapter_format;
 use super::setup::{Opened, Telling, adapter_info};
 use crate::adapter::{self, ExportOptions, Written};
@@ -79,10 +79,7 @@ fn refuse_bad_records(config: &RunConfig, data: &Dataset) -> Result<()> {
     if !config.skip_bad_records
         && let Some(first) = data.bad.first()
     {
-        let more = match data.bad.len() - 1 {
-            0 => String::new(),
-            n => format!(" (and {n} more; `loradeck check` lists them all)"),
-        };
+        let more = and_more(data.bad.len() - 1);
         return Err(input_error(format!(
             "{}:{}: {}{more}: mend the data, or leave bad records out with `skip_bad_records: true`",
             first.file, first.line, first.reason

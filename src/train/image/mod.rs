@@ -22,7 +22,7 @@ use self::texts::{Settings, Texts};
 use super::device::{device_name, dtype, open_device};
 use super::export::portable_name;
 use super::image_memory;
-use super::objective::{Batch, Made, Objective, Taken};
+use super::objective::{Batch, Made, Objective, Taken, and_more};
 use super::preflight::adapter_format;
 use super::setup::{Opened, Telling, adapter_info};
 use crate::adapter::{self, Adapter, ExportOptions, Family, Written};
@@ -159,10 +159,7 @@ fn refuse_bad(config: &RunConfig, data: &ImageDataset) -> Result<()> {
     if !config.skip_bad_records
         && let Some(first) = data.bad.first()
     {
-        let more = match data.bad.len() - 1 {
-            0 => String::new(),
-            n => format!(" (and {n} more; `loradeck check` lists them all)"),
-        };
+        let more = and_more(data.bad.len() - 1);
         return Err(input_error(format!(
             "{}: {}{more}: mend the picture, or leave bad ones out with `skip_bad_records: true`",
             first.file, first.reason
