@@ -232,3 +232,22 @@ fn home_in_tmux_starts_a_run_and_comes_back_to_it() {
     let step = scratch.step();
     scratch.wait_for_step(step + 2);
 }
+
+#[test]
+#[ignore = "needs tmux"]
+fn a_deck_is_suspended_to_its_shell_and_comes_back_whole() {
+    let scratch = Scratch::new(LONG);
+    scratch.detach();
+    let tmux = Tmux::start(&scratch, "suspend", (120, 40), "bash --norc");
+    let attach = format!("{PROGRAM} attach {}", scratch.run.display());
+    tmux.run(&["send-keys", "-t", "deck:0.0", &attach, "Enter"]);
+    tmux.wait_until("a whole deck", |s| whole(s, 40));
+    tmux.run(&["send-keys", "-t", "deck:0.0", "C-z"]);
+    tmux.wait_until("the shell's word", |s| {
+        s.contains("Stopped") && !s.contains("detach")
+    });
+    let step = scratch.step();
+    scratch.wait_for_step(step + 3);
+    tmux.run(&["send-keys", "-t", "deck:0.0", "fg", "Enter"]);
+    tmux.wait_until("a whole deck again", |s| whole(s, 40));
+}
