@@ -2,7 +2,6 @@
 
 mod program;
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use crossterm::event::KeyCode;
