@@ -455,9 +455,16 @@ fn an_ext4_that_its_kernel_has_shut_pauses_the_run_and_the_repaired_one_is_gone_
         }
         std::thread::sleep(Duration::from_millis(100));
     };
-    let out = disk
-        .scratch
-        .output(&["train", disk.scratch.config.to_str().unwrap(), "--headless"]);
+    // The same image may be mounted while the kernel still tears the killed runner down.
+    let again = ["train", disk.scratch.config.to_str().unwrap(), "--headless"];
+    let out = loop {
+        let out = disk.scratch.output(&again);
+        if !text(&out).contains("is being trained by process") {
+            break out;
+        }
+        assert!(Instant::now() < until, "{}", text(&out));
+        std::thread::sleep(Duration::from_millis(100));
+    };
     assert!(out.status.success(), "{}", text(&out));
     assert_sixty_steps_and_whole_checkpoints(&disk);
     drop(repaired);
