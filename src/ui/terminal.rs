@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,10 @@ use super::theme::{Capabilities, Catalogue, fingerprint};
 static TAKEN: AtomicBool = AtomicBool::new(false);
 /// Whether somebody else has the terminal.
 static HELD: AtomicBool = AtomicBool::new(false);
+/// How often the process has gone on after a stop.
+static CONTINUED: AtomicU64 = AtomicU64::new(0);
+/// How long the system may take to stop the process. Where nobody could continue it, it never does.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// The terminal, taken over. Dropping it gives it back.
 #[derive(Debug)]
@@ -55,7 +59,14 @@ impl Guard {
     /// The terminal cannot be set again.
     pub fn suspend(&self) -> io::Result<()> {
         restore();
+        let continued = CONTINUED.load(Ordering::SeqCst);
         rustix::process::kill_current_process_group(rustix::process::Signal::TSTP)?;
+        // The system hands the signal to any one thread, and this one runs on until that one has
+        // stopped them all: a frame drawn by then would lie over the shell's screen.
+        let until = Instant::now() + STOPPING;
+        while CONTINUED.load(Ordering::SeqCst) == continued && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         take()
     }
 
@@ -337,10 +348,13 @@ fn signals() {
                     false => Tty::End,
                 },
                 _ = hup.recv() => Tty::End,
-                _ = cont.recv() => match HELD.load(Ordering::SeqCst) {
-                    true => continue,
-                    false => Tty::Continued,
-                },
+                _ = cont.recv() => {
+                    CONTINUED.fetch_add(1, Ordering::SeqCst);
+                    match HELD.load(Ordering::SeqCst) {
+                        true => continue,
+                        false => Tty::Continued,
+                    }
+                }
             });
         }
     });
