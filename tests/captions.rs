@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 
 use candle_core::{Device, Tensor, safetensors};
 use loradeck::data::{images, pixel_values};
-use loradeck::generate::{EarlyStopping, SearchOptions, embed_texts, search};
-use loradeck::model::{Blip, ClipVision, Preprocessing, Size};
+use loradeck::generate::{EarlyStopping, SearchOptions, search};
+use loradeck::model::{Blip, ClipVision, Preprocessing, Size, embed_texts};
 use serde_json::Value;
 
 fn fixtures() -> PathBuf {

@@ -45,10 +45,11 @@ fn one(repo: &Repo, wanted: Wanted, update: bool) -> Result<String> {
 /// Fetches what a config names and the cache does not have. What is wrong with the config else is
 /// for its loading to tell.
 pub(super) fn named_in(config: &Path, sets: &[String]) -> Result<()> {
-    for repo in hub::named_in(config, sets) {
-        let wanted = match repo.kind {
-            RepoKind::Model => Wanted::Base,
-            RepoKind::Dataset => Wanted::Data,
+    for (key, repo) in hub::named_in(config, sets) {
+        let wanted = match key {
+            "clip_model" => Wanted::Captioner,
+            "train_data_dir" => Wanted::Data,
+            _ => Wanted::Base,
         };
         one(&repo, wanted, false)?;
     }

@@ -125,8 +125,8 @@ impl Repo {
     }
 }
 
-/// The repositories that a config names, as far as it can be read.
-pub fn named_in(config: &Path, sets: &[String]) -> Vec<Repo> {
+/// The repositories that a config names, with the keys that name them, as far as it can be read.
+pub fn named_in(config: &Path, sets: &[String]) -> Vec<(&'static str, Repo)> {
     let Ok(text) = super::read::text_of(config) else {
         return Vec::new();
     };
@@ -134,6 +134,7 @@ pub fn named_in(config: &Path, sets: &[String]) -> Vec<Repo> {
     let keys = [
         ("base_model", RepoKind::Model),
         ("train_data_dir", RepoKind::Dataset),
+        ("clip_model", RepoKind::Model),
     ];
     let written = |key: &str| {
         let set = sets.iter().rev().filter_map(|set| set.split_once('='));
@@ -146,7 +147,7 @@ pub fn named_in(config: &Path, sets: &[String]) -> Vec<Repo> {
         })
     };
     keys.into_iter()
-        .filter_map(|(key, kind)| Repo::parse(&written(key)?, kind))
+        .filter_map(|(key, kind)| Some((key, Repo::parse(&written(key)?, kind)?)))
         .collect()
 }
 

@@ -152,6 +152,15 @@ pub(super) const IMAGE_KEYS: &[Key] = &[
         |v| v.as_ref().map_or("none".into(), |p| paths::show(p))
     ),
     key!(
+        clip_model,
+        Restart,
+        "none",
+        "openai/clip-vit-large-patch14",
+        "A CLIP that looks the images over for the report (strays, views that a character's set lacks, clutter, off-centre subjects): a Hugging Face folder, or `owner/name[@revision]` on the hub",
+        |v| optional(v, "none", paths::clip),
+        |v| v.as_ref().map_or("none".into(), |p| paths::show(p))
+    ),
+    key!(
         prior_loss_weight,
         Restart,
         "1",

@@ -8,13 +8,14 @@ use super::rules::{impossible, text_defaults};
 use super::values::shown;
 use crate::protocol::{ConfigChange, ConfigEntry};
 
-/// Restart keys that may change between a run and its resume: where the run lies and what computes
-/// it, not what is computed. (Recomputing activations gives the same numbers.)
+/// Restart keys that may change between a run and its resume: where the run lies, what computes it
+/// and what looks its data over, not what is computed. (Recomputing activations gives the same numbers.)
 const FREE_ON_RESUME: &[&str] = &[
     "output_dir",
     "device",
     "gradient_checkpointing",
     "cache_latents",
+    "clip_model",
 ];
 
 pub(super) fn diff(running: &RunConfig, edited: &RunConfig) -> Vec<ConfigChange> {

@@ -109,6 +109,8 @@ pub struct RunConfig {
     /// Whether latents and text embeddings are kept on disk.
     pub cache_latents: bool,
     pub reg_data_dir: Option<PathBuf>,
+    /// A whole CLIP's folder, which looks the images over.
+    pub clip_model: Option<PathBuf>,
     pub prior_loss_weight: f64,
     pub min_snr_gamma: Option<f64>,
     pub noise_offset: f64,

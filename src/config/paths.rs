@@ -126,16 +126,12 @@ fn neighbour(path: &Path, parent: &Path) -> Option<String> {
 
 /// What the cache has of a repository of the hub. Fetching is not this room's: whoever runs a config
 /// has it fetched before.
-fn cached(repo: &Repo) -> Result<PathBuf, Fault> {
+fn cached(repo: &Repo, flag: &str) -> Result<PathBuf, Fault> {
     repo.cached(&hub::cache_dir()).ok_or_else(|| {
-        let what = match repo.kind {
-            RepoKind::Model => "",
-            RepoKind::Dataset => " --data",
-        };
         Fault::new(
             "is neither a file nor a folder here, and is not fetched from the Hugging Face hub yet",
             format!(
-                "correct the path (`./{}` would be one), or fetch it: `loradeck fetch{what} {}`",
+                "correct the path (`./{}` would be one), or fetch it: `loradeck fetch {flag}{}`",
                 repo.id(),
                 repo.written()
             ),
@@ -147,8 +143,28 @@ fn cached(repo: &Repo) -> Result<PathBuf, Fault> {
 pub(super) fn data(value: &Value) -> Result<PathBuf, Fault> {
     let written = text(value).map_err(|_| Fault::is_not("a path"))?;
     match Repo::parse(&written, RepoKind::Dataset) {
-        Some(repo) => cached(&repo),
+        Some(repo) => cached(&repo, "--data "),
         None => existing(value),
+    }
+}
+
+/// `clip_model`: a model's folder, or that of a repository in the cache.
+pub(super) fn clip(value: &Value) -> Result<PathBuf, Fault> {
+    let written = text(value).map_err(|_| Fault::is_not("a path"))?;
+    let path = match Repo::parse(&written, RepoKind::Model) {
+        Some(repo) => cached(&repo, "--captions ")?,
+        None => existing(value)?,
+    };
+    match path.join("config.json").is_file() {
+        true => Ok(path),
+        false => Err(Fault::new(
+            format!(
+                "is no folder with a model's config.json: {}",
+                path.display()
+            ),
+            "write the folder of a whole CLIP (config.json, model.safetensors, tokenizer files), \
+             or `openai/clip-vit-large-patch14`",
+        )),
     }
 }
 
@@ -184,7 +200,7 @@ pub(super) fn base(value: &Value) -> Result<String, Fault> {
         }
     }
     if let Some(repo) = Repo::parse(&written, RepoKind::Model) {
-        return Ok(cached(&repo)?.to_string_lossy().into_owned());
+        return Ok(cached(&repo, "")?.to_string_lossy().into_owned());
     }
     let path = absolute(value)?;
     exists(&path, value)?;

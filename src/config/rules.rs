@@ -176,6 +176,7 @@ pub(super) fn text_defaults() -> RunConfig {
         max_token_length: 75,
         cache_latents: true,
         reg_data_dir: None,
+        clip_model: None,
         prior_loss_weight: 1.0,
         min_snr_gamma: None,
         noise_offset: 0.0,

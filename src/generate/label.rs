@@ -9,7 +9,7 @@ use super::beam::{SearchOptions, search};
 use crate::data::images::Rgb;
 use crate::data::pixel_values;
 use crate::error::input_error;
-use crate::model::{Blip, ClipText, ClipVision, open_clip_tokenizer, vision_model_type};
+use crate::model::{Blip, ClipVision, embed_texts, vision_model_type};
 
 /// Writes captions.
 pub enum Labeller {
@@ -166,30 +166,6 @@ impl Ranker {
         }
         parts.join(", ")
     }
-}
-
-/// Texts where a CLIP puts them, as unit vectors; what is too long is cut.
-///
-/// # Errors
-/// The folder holds no whole CLIP; the device fails.
-pub fn embed_texts(folder: &Path, device: &Device, texts: &[String]) -> Result<Vec<Vec<f32>>> {
-    let tokenizer = open_clip_tokenizer(folder)?;
-    let encoder = ClipText::open(folder, device)?;
-    let room = encoder.config().positions.saturating_sub(2);
-    let ids = texts.iter().map(|text| {
-        let mut words = tokenizer.ids(text)?;
-        words.truncate(room);
-        Ok([&[tokenizer.bos], &words[..], &[tokenizer.eos]].concat())
-    });
-    let ids: Vec<Vec<u32>> = ids.collect::<Result<_>>()?;
-    let rows = encoder.pooled(&ids)?.to_vec2::<f32>()?;
-    let unit = |row: Vec<f32>| {
-        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        row.into_iter()
-            .map(|x| x / length.max(f32::MIN_POSITIVE))
-            .collect()
-    };
-    Ok(rows.into_iter().map(unit).collect())
 }
 
 impl Section {

@@ -13,7 +13,7 @@ use anyhow::Result;
 
 pub use beam::{EarlyStopping, Scores, SearchOptions, search};
 pub use chat::{Chat, Loaded, Outcome, Reply};
-pub use label::{Labeller, Ranker, embed_texts};
+pub use label::{Labeller, Ranker};
 pub use prompt::{encode_chat, encode_prompt};
 pub use session::Session;
 

@@ -45,7 +45,10 @@ pub use memory::{MemoryEstimate, memory_estimate, momentary_bytes};
 pub use quantize::Quantization;
 pub use rope::RopeScaling;
 pub use tokenizer::Tokenizer;
-pub use vision::{Blip, ClipVision, Preprocessing, Size, Speech, vision_model_type};
+pub use vision::{
+    Blip, ClipVision, Preprocessing, Size, Speech, embed_texts, fingerprint as vision_fingerprint,
+    unit, vision_model_type,
+};
 
 use source::Source;
 

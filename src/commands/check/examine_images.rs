@@ -6,7 +6,7 @@ use crate::config::LoadedConfig;
 use crate::data::images::{self, ImageBatches, ImageDataset};
 use crate::generate::image::Drawing;
 use crate::model::diffusion;
-use crate::train::{AdapterSize, Plan, image_adapter_plan, preflight};
+use crate::train::{AdapterSize, Plan, image_adapter_plan, open_device, preflight};
 
 impl Report {
     pub(super) fn look_at_images(&mut self, loaded: &LoadedConfig) {
@@ -16,7 +16,16 @@ impl Report {
         let bar = Bar::new("reading the images");
         let read = images::load(config, &|done, total| bar.update(done, total));
         drop(bar);
-        if let Some(dataset) = self.keep(loaded, "train_data_dir", read) {
+        if let Some(mut dataset) = self.keep(loaded, "train_data_dir", read) {
+            if let Some(folder) = &config.clip_model {
+                let bar = Bar::new("looking at the images with CLIP");
+                let looked = open_device(config.device).and_then(|device| {
+                    let progress = |done, total| bar.update(done, total);
+                    dataset.look_with_clip(folder, &device, &progress)
+                });
+                drop(bar);
+                self.keep(loaded, "clip_model", looked);
+            }
             self.look_at_pictures(loaded, dataset);
         }
         for line in &config.sample_prompts {

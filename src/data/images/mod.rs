@@ -5,11 +5,13 @@ mod batches;
 mod buckets;
 mod cache;
 mod captions;
+mod clip;
 mod decode;
 mod edit;
 mod folder;
 mod look;
 mod preview;
+mod questions;
 mod report;
 mod resize;
 mod scan;
@@ -34,6 +36,7 @@ pub use captions::{CaptionSource, StrayRow};
 pub use edit::edit;
 pub use folder::EXCLUDED_FILE;
 pub use look::Look;
+pub use questions::Questions;
 pub use resize::{Rgb, resize_rgb};
 pub use scan::Facts;
 
@@ -80,6 +83,8 @@ pub struct ImageDataset {
     left_over: LeftOver,
     /// How many images `reg_data_dir` has that no turn is left for.
     unused_regularization: usize,
+    /// What CLIP sees, once it was asked.
+    clip: Option<clip::Seen>,
     settings: Settings,
 }
 
@@ -163,6 +168,7 @@ pub fn load(config: &RunConfig, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<
         stray_rows: read.stray_rows,
         left_over: read.left_over,
         unused_regularization,
+        clip: None,
         settings: Settings {
             seed: config.seed,
             resolution: config.resolution as u32,

@@ -1,4 +1,4 @@
-//! CLIP's image tower (Radford et al., 2021). Its texts are [`crate::model::ClipText`]'s.
+//! CLIP's image tower (Radford et al., 2021), and texts beside it, which [`ClipText`] encodes.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use super::tower::{Style, Tower};
 use super::weights::Weights;
 use super::{Preprocessing, Section};
 use crate::error::input_error;
+use crate::model::diffusion::{ClipText, open_clip_tokenizer};
 
 /// Puts pictures where CLIP's text encoder puts what is said of them.
 pub struct ClipVision {
@@ -85,8 +86,26 @@ impl ClipVision {
     }
 }
 
+/// Texts where a CLIP puts them, as unit vectors; what is too long is cut.
+///
+/// # Errors
+/// The folder holds no whole CLIP; the device fails.
+pub fn embed_texts(folder: &Path, device: &Device, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+    let tokenizer = open_clip_tokenizer(folder)?;
+    let encoder = ClipText::open(folder, device)?;
+    let room = encoder.config().positions.saturating_sub(2);
+    let ids = texts.iter().map(|text| {
+        let mut words = tokenizer.ids(text)?;
+        words.truncate(room);
+        Ok([&[tokenizer.bos], &words[..], &[tokenizer.eos]].concat())
+    });
+    let ids: Vec<Vec<u32>> = ids.collect::<Result<_>>()?;
+    let rows = encoder.pooled(&ids)?.to_vec2::<f32>()?;
+    Ok(rows.into_iter().map(unit).collect())
+}
+
 /// The vector at length 1.
-fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+pub fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     vector
         .iter_mut()

@@ -10,8 +10,9 @@ mod tower;
 mod weights;
 
 pub use blip::{Blip, Speech};
-pub use clip::ClipVision;
+pub use clip::{ClipVision, embed_texts, unit};
 pub use preprocessing::{Preprocessing, Size};
+pub use weights::fingerprint;
 
 use std::path::Path;
 

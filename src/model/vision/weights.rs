@@ -31,6 +31,58 @@ pub(super) struct Weights {
     pub device: Device,
 }
 
+/// The names of a folder's safetensors files.
+fn safetensors_of(folder: &Path) -> Result<BTreeSet<String>> {
+    let index = folder.join("model.safetensors.index.json");
+    if folder.join("model.safetensors").exists() {
+        return Ok(BTreeSet::from(["model.safetensors".to_owned()]));
+    }
+    if !index.exists() {
+        return Ok(BTreeSet::new());
+    }
+    let json = super::json(&index)?;
+    let map = json.get("weight_map").and_then(Value::as_object);
+    let names = map.into_iter().flat_map(|map| map.values());
+    let names = names.filter_map(Value::as_str);
+    Ok(names
+        .filter(|name| !name.contains(['/', '\\']))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// A hash of everything in a folder that decides what its model computes: two folders with the same
+/// files have the same.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn fingerprint(folder: &Path) -> Result<blake3::Hash> {
+    let mut names = safetensors_of(folder)?;
+    if names.is_empty() {
+        names.insert("pytorch_model.bin".to_owned());
+    }
+    let beside = [
+        "config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "vocab.json",
+        "merges.txt",
+    ];
+    names.extend(beside.map(str::to_owned));
+    let mut hasher = blake3::Hasher::new();
+    for name in names {
+        let path = folder.join(&name);
+        if !path.exists() {
+            continue;
+        }
+        let mapped = map(&path)?;
+        let whole: &[u8] = (*mapped).as_ref();
+        hasher.update(name.as_bytes());
+        hasher.update(&(whole.len() as u64).to_le_bytes());
+        hasher.update_rayon(whole);
+    }
+    Ok(hasher.finalize())
+}
+
 impl Weights {
     /// # Errors
     /// There are none, or they are damaged.
@@ -42,21 +94,7 @@ impl Weights {
             pickled: None,
             device: device.clone(),
         };
-        let index = folder.join("model.safetensors.index.json");
-        let names: BTreeSet<String> = if folder.join("model.safetensors").exists() {
-            BTreeSet::from(["model.safetensors".to_owned()])
-        } else if index.exists() {
-            let json = super::json(&index)?;
-            let map = json.get("weight_map").and_then(Value::as_object);
-            let names = map.into_iter().flat_map(|map| map.values());
-            let names = names.filter_map(Value::as_str);
-            names
-                .filter(|name| !name.contains(['/', '\\']))
-                .map(str::to_owned)
-                .collect()
-        } else {
-            BTreeSet::new()
-        };
+        let names = safetensors_of(folder)?;
         if names.is_empty() {
             let pickled = folder.join("pytorch_model.bin");
             if !pickled.exists() {

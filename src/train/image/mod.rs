@@ -83,12 +83,19 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
     )?;
 
     telling.loading("reading the pictures");
-    let data = images::load(config, &|done, total| {
+    let mut data = images::load(config, &|done, total| {
         if (done as usize).is_multiple_of(100) {
             telling.loading(&format!("reading the pictures: {done} of {total}"));
         }
     })?;
     refuse_bad(config, &data)?;
+    if let Some(folder) = &config.clip_model {
+        data.look_with_clip(folder, &device, &|done, total| {
+            telling.loading(&format!(
+                "looking at the pictures with CLIP: {done} of {total}"
+            ));
+        })?;
+    }
     let fingerprint = fingerprint(&data);
 
     let cache = Rc::new(match config.cache_latents {

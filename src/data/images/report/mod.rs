@@ -5,6 +5,7 @@ mod duplicates;
 mod sizes;
 mod strays;
 mod tags;
+mod views;
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,10 @@ impl ImageDataset {
             &trained,
             self.settings.trigger_word.as_deref(),
         ));
-        findings.extend(strays::findings(&trained));
+        findings.extend(strays::findings(&trained, self.clip.as_ref()));
+        if let Some(seen) = &self.clip {
+            findings.extend(views::findings(&trained, seen));
+        }
         findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
 
         let mut sorted = lengths.clone();
