@@ -227,9 +227,14 @@ pub struct CheckArgs {
     /// Also prove the pipeline: two steps, save, resume, sample, export, in a scratch folder
     #[arg(long = "try")]
     pub try_run: bool,
+    /// First open the deck on the data, to look it through and edit captions, before any run
+    #[arg(long, conflicts_with = "json")]
+    pub edit: bool,
     /// One JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub look: LookArgs,
 }
 
 #[derive(Debug, Args)]

@@ -10,16 +10,25 @@ mod trial;
 
 use anyhow::Result;
 
-use super::fetch;
+use super::{deck_options, fetch};
 use crate::cli::CheckArgs;
 use crate::printable::{write_json, write_out};
 use crate::protocol::Severity;
+use crate::run::link::Place;
+use crate::ui;
 
 /// Examines a config, its base and its data, and tries the pipeline out if asked. Prints the report;
 /// the exit code is 0, 2 with a mistake in the config, or 1 where training would go wrong: with data that
 /// is wrong, or after a trial that failed. Warnings do not count.
 pub fn run(args: CheckArgs) -> Result<u8> {
     fetch::named_in(&args.config, &args.sets)?;
+    if args.edit {
+        let place = Place::Before {
+            config: args.config.clone(),
+            sets: args.sets.clone(),
+        };
+        ui::deck(deck_options(place, false, &args.look))?;
+    }
     let mut report = examine::examine(&args.config, &args.sets);
     let wrong = findings::count(report.findings(), Severity::Wrong) > 0;
     if args.try_run && report.problems.is_empty() && !wrong {

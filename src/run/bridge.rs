@@ -224,7 +224,7 @@ impl<W: Write> Sender<W> {
             }
             Update::Disconnected { reason } => self.write(&ServerMessage::Disconnected { reason }),
             // Only of other kinds of links.
-            Update::LineLost { .. } | Update::Replay { .. } => Ok(()),
+            Update::LineLost { .. } | Update::Before | Update::Replay { .. } => Ok(()),
         }
     }
 

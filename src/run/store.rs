@@ -86,6 +86,8 @@ struct RecordsJob {
 /// Answers queries about one run.
 pub struct Store {
     folder: RunFolder,
+    /// The config of a run that has not begun, and what is set over it.
+    before: Option<(PathBuf, Vec<String>)>,
     /// The thread that holds the data set, once someone has asked for a record.
     records: Mutex<Option<Sender<RecordsJob>>>,
 }
@@ -94,7 +96,16 @@ impl Store {
     pub fn new(folder: RunFolder) -> Self {
         Store {
             folder,
+            before: None,
             records: Mutex::new(None),
+        }
+    }
+
+    /// For a run that has not begun: about its config and its data.
+    pub fn before(folder: RunFolder, config: PathBuf, sets: Vec<String>) -> Self {
+        Store {
+            before: Some((config, sets)),
+            ..Store::new(folder)
         }
     }
 
@@ -151,10 +162,28 @@ impl Store {
 
     /// The watched config file, or the run's own copy where that is gone.
     fn config_path(&self) -> PathBuf {
+        if let Some((path, _)) = &self.before {
+            return path.clone();
+        }
         RunInfo::read(&self.folder)
             .map(|info| info.config_path)
             .filter(|path| path.is_file())
             .unwrap_or_else(|| self.folder.config())
+    }
+
+    fn sets(&self) -> Vec<String> {
+        match &self.before {
+            Some((_, sets)) => sets.clone(),
+            None => RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets),
+        }
+    }
+
+    /// The config that the run was started with, or will be.
+    fn run_config(&self) -> Result<RunConfig> {
+        match &self.before {
+            Some((path, sets)) => read_config(path, sets),
+            None => read_config(&self.folder.config(), &[]),
+        }
     }
 
     fn config_file(&self) -> Result<Reply> {
@@ -169,7 +198,7 @@ impl Store {
 
     fn check_config(&self, text: &str) -> Result<Reply> {
         let path = self.config_path();
-        let sets = RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets);
+        let sets = self.sets();
         let edited = match config::load_text(&path, text, &sets) {
             Ok(edited) => edited,
             Err(problems) => {
@@ -200,14 +229,17 @@ impl Store {
     }
 
     fn edit_data(&self, edit: &DataEdit) -> Result<String> {
-        let config = run_config(&self.folder)?;
+        let config = self.run_config()?;
         if config.task_type != TaskType::TextToImage {
             return Err(anyhow!("only captions of images are edited here"));
         }
         let done = images::edit(&config, edit)?;
         // The next question reads the data anew.
         *self.records.lock().unwrap_or_else(|e| e.into_inner()) = None;
-        Ok(format!("{done} (a run reads its data when it starts)"))
+        Ok(match self.before {
+            Some(_) => done,
+            None => format!("{done} (a run reads its data when it starts)"),
+        })
     }
 
     /// A picture of the run's samples, which is told by its name alone.
@@ -224,7 +256,7 @@ impl Store {
     /// The text is no right config (the file stays as it is), or cannot be written.
     fn write_config(&self, text: &str) -> Result<String> {
         let path = self.config_path();
-        let sets = RunInfo::read(&self.folder).map_or_else(Vec::new, |info| info.sets);
+        let sets = self.sets();
         config::load_text(&path, text, &sets).map_err(|problems| {
             let first = problems.first().map_or_else(String::new, |p| p.to_string());
             anyhow!("the file stays as it is: {first}")
@@ -275,10 +307,10 @@ impl Store {
             }
         }
         let (jobs, inbox) = mpsc::channel();
-        let folder = self.folder.clone();
+        let config = self.run_config();
         let started = thread::Builder::new()
             .name("records".into())
-            .spawn(move || serve_records(&folder, &inbox));
+            .spawn(move || serve_records(config, &inbox));
         match started {
             Ok(_) => {
                 let _ = jobs.send(job);
@@ -297,8 +329,8 @@ enum Data {
     Images(Box<ImageDataset>),
 }
 
-fn serve_records(folder: &RunFolder, inbox: &Receiver<RecordsJob>) {
-    let loaded = load_data(folder);
+fn serve_records(config: Result<RunConfig>, inbox: &Receiver<RecordsJob>) {
+    let loaded = config.and_then(|config| load_data(&config));
     while let Ok(job) = inbox.recv_timeout(RECORDS_IDLE) {
         let reply = match &loaded {
             Ok(data) => data
@@ -349,22 +381,20 @@ fn picture(path: &Path, (width, height): (u16, u16)) -> Result<Reply> {
     })
 }
 
-/// The config that the run was started with.
-fn run_config(folder: &RunFolder) -> Result<RunConfig> {
-    let loaded = config::load(&folder.config(), &[]).map_err(|problems| {
+fn read_config(path: &Path, sets: &[String]) -> Result<RunConfig> {
+    let loaded = config::load(path, sets).map_err(|problems| {
         let first = problems.into_iter().next();
         anyhow!(first.map_or_else(|| "the config is broken".to_owned(), |p| p.message))
     })?;
     Ok(loaded.config)
 }
 
-fn load_data(folder: &RunFolder) -> Result<Data> {
-    let config = run_config(folder)?;
+fn load_data(config: &RunConfig) -> Result<Data> {
     if config.task_type == TaskType::TextToImage {
-        return Ok(Data::Images(Box::new(images::load(&config, &|_, _| {})?)));
+        return Ok(Data::Images(Box::new(images::load(config, &|_, _| {})?)));
     }
     let tokenizer = model::open_tokenizer(&config.base_model)?;
-    let dataset = data::load(&config, &tokenizer)?;
+    let dataset = data::load(config, &tokenizer)?;
     Ok(Data::Text(Box::new(dataset), Box::new(tokenizer)))
 }
 

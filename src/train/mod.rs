@@ -37,7 +37,7 @@ use anyhow::{Context, Result};
 
 pub use adapter::{AdapterPlan, adapter_plan};
 pub use device::{dtype, open_device};
-pub use image::image_adapter_plan;
+pub use image::{image_adapter_plan, image_statistics};
 pub use memory::device_memory;
 pub use plan::Plan;
 pub use preflight::{AdapterSize, Preflight, adapter_format, preflight};

@@ -6,7 +6,9 @@ use crate::config::LoadedConfig;
 use crate::data::images::{self, ImageBatches, ImageDataset};
 use crate::generate::image::Drawing;
 use crate::model::diffusion;
-use crate::train::{AdapterSize, Plan, image_adapter_plan, open_device, preflight};
+use crate::train::{
+    AdapterSize, Plan, image_adapter_plan, image_statistics, open_device, preflight,
+};
 
 impl Report {
     pub(super) fn look_at_images(&mut self, loaded: &LoadedConfig) {
@@ -48,16 +50,8 @@ impl Report {
                 .push(at_key(loaded, "warmup_steps", message, fix));
         }
         self.plan = Some(plan);
-        let tokens = diffusion::Source::open(&config.base_model)
-            .and_then(|source| source.tokenizer())
-            .ok();
         self.data = Some(Data {
-            statistics: match &tokens {
-                Some(tokenizer) => dataset.statistics(Some(&|caption| {
-                    tokenizer.ids(caption).map_or(0, |i| i.len())
-                })),
-                None => dataset.statistics(None),
-            },
+            statistics: image_statistics(config, &dataset),
             // The findings list them.
             bad: Vec::new(),
         });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::deck_options;
+use super::{deck_options, fetch};
 use crate::cli::{HomeArgs, LookArgs};
 use crate::ui::home::{HomeLeave, HomeOptions, Open};
 use crate::ui::{self, Leave};
@@ -39,10 +39,16 @@ pub fn open(runs: PathBuf, look: LookArgs, open: Open) -> Result<u8> {
             open: std::mem::take(&mut open),
         };
         let leave = ui::home::home(Arc::new(House::new(&runs)), options)?;
-        let HomeLeave::Attach(folder) = leave else {
-            return Ok(0);
+        let place = match leave {
+            HomeLeave::Quit => return Ok(0),
+            HomeLeave::Attach(folder) => Place::Folder(folder),
+            HomeLeave::Data(config) => {
+                fetch::named_in(&config, &[])?;
+                let sets = Vec::new();
+                Place::Before { config, sets }
+            }
         };
-        let left = ui::deck(deck_options(Place::Folder(folder.clone()), false, &look));
+        let left = ui::deck(deck_options(place, false, &look));
         match left {
             // From home a deck is a place to come back from.
             Ok(left) if !ui::is_over() && (left == Leave::Home || !form_only) => {}

@@ -2,6 +2,7 @@
 //! a replay.
 
 mod address;
+mod before;
 mod lines;
 mod remote;
 mod replay;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 
+use crate::config;
 use crate::protocol::{ClientMessage, Command, Event, Query, Reply, RunState};
 
 use super::folder::{RunFolder, host_name};
@@ -57,6 +59,8 @@ pub enum Update {
     LineLost {
         reason: String,
     },
+    /// No run has begun: there is its config, and its data in the snapshot that follows.
+    Before,
     /// Events follow as they once came, `speed` times as fast.
     Replay {
         speed: f64,
@@ -73,6 +77,8 @@ pub enum Place {
         address: SshAddress,
         program: String,
     },
+    /// The data of a run that has not begun: its config's file, and what is set over it.
+    Before { config: PathBuf, sets: Vec<String> },
     /// The events of a run's folder once more, so many times as fast.
     Replay { folder: PathBuf, speed: f64 },
 }
@@ -207,6 +213,15 @@ impl Link {
                     on_update,
                 );
                 spawn(move || worker.run(line))?;
+                Ok(link)
+            }
+            Place::Before { config, sets } => {
+                let loaded = config::load(config, sets).map_err(|p| config::problems_error(&p))?;
+                let (link, woken) = Link::new(own_name())?;
+                let (config, sets) = (config.clone(), sets.clone());
+                let shared = link.shared.clone();
+                let worker = before::Worker::new(config, sets, shared, woken, on_update);
+                spawn(move || worker.run(loaded))?;
                 Ok(link)
             }
             Place::Replay { folder, speed } => {

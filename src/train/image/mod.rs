@@ -35,7 +35,7 @@ use crate::model::diffusion::{
     Description, ImageTarget, Kind, Source, UNet, adaptable_modules, match_image_targets,
 };
 use crate::model::{Active, LoraSet, LoraSpec};
-use crate::protocol::{BaseInfo, EventKind};
+use crate::protocol::{BaseInfo, DataStatistics, EventKind};
 use crate::train::checkpoint::DataFingerprint;
 
 /// Timesteps at which each held-out picture is evaluated.
@@ -160,6 +160,17 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
         statistics,
         on_gpu: device.is_cuda(),
     })
+}
+
+/// What the images hold, with the lengths of captions where the base's tokenizer can be read.
+pub fn image_statistics(config: &RunConfig, data: &ImageDataset) -> DataStatistics {
+    let source = Source::open(&config.base_model);
+    match source.and_then(|source| source.tokenizer()) {
+        Ok(tokenizer) => data.statistics(Some(&|caption| {
+            tokenizer.ids(caption).map_or(0, |ids| ids.len())
+        })),
+        Err(_) => data.statistics(None),
+    }
 }
 
 fn refuse_bad(config: &RunConfig, data: &ImageDataset) -> Result<()> {

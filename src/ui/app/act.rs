@@ -163,6 +163,7 @@ impl App {
             Connection::Lost { .. } => Some(lang.runner_silent().into()),
             Connection::LineLost { .. } => Some(lang.line_is_down().into()),
             Connection::Replay { .. } => None,
+            Connection::Before => Some(lang.run_not_begun_yet().into()),
             Connection::NoRunner { .. } if self.state.phase == PhaseName::Done => {
                 Some(lang.run_finished().into())
             }

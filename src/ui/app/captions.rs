@@ -34,7 +34,9 @@ impl App {
         let why = match (&self.readonly, &self.connection) {
             _ if !self.has_images() => lang.no_captions_here().to_owned(),
             (Some(why), _) => lang.readonly_because(why),
-            (None, Connection::Live | Connection::NoRunner { .. }) => return true,
+            (None, Connection::Live | Connection::Before | Connection::NoRunner { .. }) => {
+                return true;
+            }
             _ => match self.refusal() {
                 Some(why) => why,
                 None => return true,

@@ -110,6 +110,8 @@ pub enum Connection {
     LineLost {
         reason: String,
     },
+    /// No run has begun: its data is looked through.
+    Before,
     /// The run is played once more from its log.
     Replay {
         speed: f64,

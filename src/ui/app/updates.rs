@@ -3,6 +3,7 @@
 use super::{Action, App, Connection, Pictures, Records};
 use crate::protocol::{Event, EventKind, Level, PhaseName, Query, Reply};
 use crate::run::link::Update;
+use crate::ui::layout::Pane;
 
 impl App {
     pub(super) fn link_update(&mut self, update: Update) -> Vec<Action> {
@@ -43,7 +44,15 @@ impl App {
                 }
                 self.connection = Connection::LineLost { reason };
             }
+            Update::Before => {
+                self.connection = Connection::Before;
+                self.view.look_at(Pane::Data);
+                self.view.maximised = true;
+            }
             Update::Replay { speed } => self.connection = Connection::Replay { speed },
+            Update::Disconnected { reason } if self.connection == Connection::Before => {
+                self.toast(false, reason);
+            }
             Update::Disconnected { reason } => {
                 for p in std::mem::take(&mut self.pending) {
                     self.toast(false, self.lang.runner_is_gone(p.word));

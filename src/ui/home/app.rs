@@ -77,6 +77,8 @@ pub enum HomeLeave {
     Quit,
     /// To open the deck on a run.
     Attach(PathBuf),
+    /// To open the deck on the data of a config.
+    Data(PathBuf),
 }
 
 /// The parts of home's first screen.

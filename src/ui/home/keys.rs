@@ -212,6 +212,7 @@ impl Home {
         };
         let bad = self.check_of(&config).is_some_and(|c| !c.errors.is_empty());
         match code {
+            KeyCode::Char('v') => return vec![Action::Leave(HomeLeave::Data(config.path))],
             KeyCode::Enter | KeyCode::Char('a') if bad => {
                 self.toast(false, self.lang.config_has_errors());
             }

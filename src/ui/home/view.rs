@@ -140,6 +140,7 @@ fn list_hints(home: &Home) -> Vec<Hint> {
             ("Enter", lang.key_start()),
             ("a", lang.key_queue_add()),
             ("e", lang.key_edit()),
+            ("v", lang.key_data()),
             ("n", lang.key_new()),
         ],
         Section::Queue if home.entry().is_some() => vec![
@@ -246,6 +247,7 @@ fn help(home: &Home, area: Rect, buf: &mut Buffer) {
         ("n", lang.home_key_new()),
         ("a", lang.home_key_add()),
         ("e", lang.home_key_edit()),
+        ("v", lang.home_key_data()),
         ("Space c", lang.home_key_mark()),
         ("d", lang.home_key_delete()),
         ("K J", lang.home_key_shift()),

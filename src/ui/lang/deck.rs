@@ -13,6 +13,9 @@ words! {
     live_readonly: "live, read-only", "在线，只读";
     reconnecting: "reconnecting", "正在重连";
     no_runner: "no runner", "无运行进程";
+    only_data: "data only", "仅数据";
+    reading_data: "reading the data", "正在读取数据";
+    run_not_begun: "no run has begun", "运行尚未开始";
 
     queue_then_stops: "then it stops", "之后停止";
 

@@ -43,6 +43,7 @@ words! {
     key_start_queue: "start queue", "启动队列";
     key_clear: "clear", "清除";
     key_edit: "edit", "编辑";
+    key_data: "its data", "数据";
     key_leave: "leave", "离开";
     key_back: "back", "返回";
     key_filter: "filter", "筛选";
@@ -118,6 +119,7 @@ words! {
     home_key_mark: "mark a run; c compares the marked ones", "标记运行；c 比较已标记的";
     home_key_delete: "delete the run's folder, after a question", "删除运行目录（会先询问）";
     home_key_edit: "open the config in $EDITOR", "用 $EDITOR 打开配置";
+    home_key_data: "look through the config's data, and edit captions", "查看配置的数据并编辑说明文字";
     home_key_shift: "move a waiting entry of the queue", "移动队列中等待的条目";
     home_key_skip: "skip an entry of the queue; a running one is stopped with a checkpoint", "跳过队列中的条目；运行中的会保存检查点后停止";
     home_key_queue: "start the queue, stop it, put an ended entry in once more, clear what is over", "启动队列、停止队列、重新排入已结束的条目、清除已结束的";

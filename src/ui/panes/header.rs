@@ -195,6 +195,15 @@ fn phase(app: &App, theme: &Theme, long: bool) -> Segment {
             theme[Role::Muted],
         )];
     }
+    if app.connection == Connection::Before {
+        let waits = if state.data.is_none() {
+            app.lang.reading_data()
+        } else {
+            app.lang.run_not_begun()
+        };
+        let waits = format!("{} {waits}", theme.glyphs.phase_waiting);
+        return vec![Span::styled(waits, theme[Role::Muted])];
+    }
     if app.runner_gone() && !state.phase.is_end() {
         return vec![
             Span::styled(
@@ -278,6 +287,7 @@ fn connection(app: &App, theme: &Theme, short: bool) -> Segment {
             },
             Role::Warning,
         ),
+        (Connection::Before, _) => (lang.only_data().to_owned(), Role::Accent),
         (Connection::Replay { speed }, _) => (
             lang.replay_at(format!("{}{speed}", theme.glyphs.times)),
             Role::Accent,

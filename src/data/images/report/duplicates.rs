@@ -83,7 +83,7 @@ pub(super) fn findings(trained: &[&ImageItem]) -> Vec<Finding> {
     );
     let alike = found(
         "near_duplicates",
-        Severity::Warning,
+        Severity::Note,
         told(near(trained), "like"),
         |n| format!("{} nearly the same as another", are_images(n)),
         "keep the best of each, or the adapter learns that picture rather than its subject",
