@@ -4,15 +4,23 @@ use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 
+use super::fetch;
 use super::home::{self, advise};
 use crate::cli::NewArgs;
 use crate::error::input_error;
+use crate::fetch::Wanted;
 use crate::printable::{say, write_out};
 use crate::ui::home::Open;
 use crate::ui::home::form::Form;
 use crate::ui::lang::Lang;
 
 pub fn run(args: NewArgs) -> Result<u8> {
+    // The form and its advice read them; the config keeps the names.
+    for (written, wanted) in [(&args.base, Wanted::Base), (&args.data, Wanted::Data)] {
+        if let Some(written) = written {
+            fetch::path_of(written, wanted)?;
+        }
+    }
     if !args.yes {
         let open = Open::Form {
             base: args.base,

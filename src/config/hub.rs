@@ -151,6 +151,30 @@ pub fn named_in(config: &Path, sets: &[String]) -> Vec<(&'static str, Repo)> {
         .collect()
 }
 
+/// The command that brings a repository into the cache; `flag` is what `loradeck fetch` needs to know
+/// besides its name. A build that cannot fetch names the tool that shares the cache.
+pub fn fetching(repo: &Repo, flag: &str) -> String {
+    if cfg!(feature = "hub") {
+        return format!("`loradeck fetch {flag}{}`", repo.written());
+    }
+    let kind = match repo.kind {
+        RepoKind::Model => "",
+        RepoKind::Dataset => " --repo-type dataset",
+    };
+    let revision = match repo.revision.as_str() {
+        "main" => String::new(),
+        revision => format!(" --revision {revision}"),
+    };
+    let file = repo
+        .file
+        .as_ref()
+        .map_or(String::new(), |f| format!(" {f}"));
+    format!(
+        "`hf download {}{file}{kind}{revision}`, since this loradeck was built without the feature `hub`",
+        repo.id()
+    )
+}
+
 /// A full commit's name.
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())

@@ -131,9 +131,9 @@ fn cached(repo: &Repo, flag: &str) -> Result<PathBuf, Fault> {
         Fault::new(
             "is neither a file nor a folder here, and is not fetched from the Hugging Face hub yet",
             format!(
-                "correct the path (`./{}` would be one), or fetch it: `loradeck fetch {flag}{}`",
+                "correct the path (`./{}` would be one), or fetch it: {}",
                 repo.id(),
-                repo.written()
+                hub::fetching(repo, flag)
             ),
         )
     })

@@ -113,25 +113,27 @@ impl Hub {
             return repo.cached(&self.cache).ok_or_else(|| {
                 input_error(format!(
                     "{} is not in the cache ({}), and HF_HUB_OFFLINE forbids to fetch it; fetch it \
-                     where there is a network, with `loradeck fetch {flag}{}`, or write a path",
+                     where there is a network, with {}, or write a path",
                     repo.written(),
                     self.cache.display(),
-                    repo.written()
+                    hub::fetching(repo, flag)
                 ))
             });
         }
-        self.fetch_from_hub(repo, wanted, progress)
-    }
-
-    #[cfg(not(feature = "hub"))]
-    fn fetch_from_hub(&self, repo: &Repo, _: Wanted, _: &dyn Fn(&Progress)) -> Result<PathBuf> {
-        repo.cached(&self.cache).ok_or_else(|| {
-            input_error(format!(
-                "{} is a repository of the Hugging Face hub, and this loradeck was built without \
-                 the feature `hub`; download it and write its path",
-                repo.written()
-            ))
-        })
+        #[cfg(feature = "hub")]
+        return self.fetch_from_hub(repo, wanted, progress);
+        #[cfg(not(feature = "hub"))]
+        {
+            let _ = progress;
+            repo.cached(&self.cache).ok_or_else(|| {
+                input_error(format!(
+                    "{} is not in the cache ({}); fetch it with {}, or write a path",
+                    repo.written(),
+                    self.cache.display(),
+                    hub::fetching(repo, flag)
+                ))
+            })
+        }
     }
 
     /// Whether all that is wanted was fetched before and still lies there.

@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use ratatui::text::{Line, Span};
 
-use super::app::{App, Overlay, STOP_CHOICES};
+use super::app::{App, Connection, Overlay, STOP_CHOICES};
 use super::keymap::{self, Act, Binding, Group, TABLE};
 use super::layout::Pane;
 use super::line::LineEdit;
@@ -396,11 +396,18 @@ pub fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let mut x = area.x + 1;
     let steered = app.live() && !app.state.phase.is_end();
     for binding in hints {
-        let starts = binding.act == Act::Pause && app.state.phase != PhaseName::Done;
-        if binding.group == Group::Run && !steered && !starts {
+        let captions = app.focus() == Pane::Data && app.has_images();
+        let acts = match binding.act {
+            Act::Pause => {
+                app.state.phase != PhaseName::Done && app.connection != Connection::Before
+            }
+            // Captions are files, and need no runner.
+            Act::EditValue => captions,
+            _ => false,
+        };
+        if binding.group == Group::Run && !steered && !acts {
             continue;
         }
-        let captions = app.focus() == Pane::Data && app.has_images();
         let shows = match binding.act {
             Act::EditValue => captions || app.focus() == Pane::Config,
             _ => captions || binding.group != Group::Data,

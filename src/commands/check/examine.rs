@@ -30,6 +30,18 @@ pub(in crate::commands) struct Report {
 pub(in crate::commands) struct Data {
     pub statistics: DataStatistics,
     pub bad: Vec<BadRecord>,
+    /// Of images: where each has its caption from.
+    pub captions: Vec<CaptionOf>,
+}
+
+/// Where an image has its caption from.
+#[derive(serde::Serialize)]
+pub(in crate::commands) struct CaptionOf {
+    pub file: String,
+    /// The convention that applied: `metadata.csv`, `.txt beside the image`.
+    pub rule: String,
+    /// The file, and the line in it; empty where there is no caption.
+    pub place: String,
 }
 
 pub(in crate::commands) struct Adapter {
@@ -180,7 +192,11 @@ impl Report {
             ));
         }
         self.plan = Some(plan);
-        self.data = Some(Data { statistics, bad });
+        self.data = Some(Data {
+            statistics,
+            bad,
+            captions: Vec::new(),
+        });
     }
 
     fn look_at_adapter(&mut self, loaded: &LoadedConfig) {

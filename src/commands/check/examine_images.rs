@@ -1,6 +1,6 @@
 //! What can be said of an image run before it begins.
 
-use super::examine::{Adapter, Data, Report, at_key};
+use super::examine::{Adapter, CaptionOf, Data, Report, at_key};
 use crate::commands::progress::Bar;
 use crate::config::LoadedConfig;
 use crate::data::images::{self, ImageBatches, ImageDataset};
@@ -54,6 +54,16 @@ impl Report {
             statistics: image_statistics(config, &dataset),
             // The findings list them.
             bad: Vec::new(),
+            captions: dataset
+                .items
+                .iter()
+                .filter(|item| !item.regularization)
+                .map(|item| CaptionOf {
+                    file: item.name.clone(),
+                    rule: item.source.rule(),
+                    place: item.source.place(),
+                })
+                .collect(),
         });
     }
 

@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
+use super::examine::CaptionOf;
 use super::text::{Look, grouped, plural};
 use crate::protocol::{DataStatistics, ImageStatistics};
 
+/// Files that are named of each way in which captions come; `--json` has all.
+const FILES: usize = 3;
 /// Tags that are listed.
 const TAGS: usize = 20;
 
@@ -12,12 +15,9 @@ pub(super) fn write(
     out: &mut String,
     data: &DataStatistics,
     images: &ImageStatistics,
+    captions: &[CaptionOf],
     look: &Look,
 ) {
-    let captions = images.captions.iter();
-    let captions: Vec<String> = captions
-        .map(|(rule, n)| format!("{} {rule}", grouped(*n)))
-        .collect();
     let mut also = String::new();
     for (count, word) in [
         (images.regularization, "of regularization"),
@@ -34,7 +34,18 @@ pub(super) fn write(
         plural(images.images, "image"),
         plural(images.rows, "row")
     );
-    let _ = writeln!(out, "  captions: {}", captions.join(", "));
+    let _ = writeln!(out, "  captions:");
+    for (rule, n) in &images.captions {
+        let of_rule = captions.iter().filter(|c| c.rule == *rule);
+        let named: Vec<&str> = of_rule.map(|c| c.file.as_str()).take(FILES).collect();
+        let more = *n as usize - named.len().min(*n as usize);
+        let more = match more {
+            0 => String::new(),
+            n => format!(" and {} more", grouped(n as u64)),
+        };
+        let files = named.join(", ");
+        let _ = writeln!(out, "    {} {rule}: {files}{more}", grouped(*n));
+    }
     let size = |(width, height): (u32, u32)| format!("{width}x{height}");
     let _ = writeln!(
         out,

@@ -36,6 +36,7 @@ pub(super) fn report(report: &Report) -> Value {
                 "line": b.line,
                 "reason": b.reason,
             })).collect::<Vec<_>>(),
+            "captions": d.captions,
         })),
         "adapter": report.adapter.as_ref().map(|a| json!({
             "rank": a.spec.rank,

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::examine::{Fit, Report};
+use super::examine::{Data, Fit, Report};
 use super::findings;
 use super::images;
 use super::trial::Step;
 use crate::commands::bytes;
 use crate::config::Problem;
-use crate::protocol::{DataStatistics, Severity};
+use crate::protocol::Severity;
 
 /// What the terminal can show.
 pub(super) struct Look {
@@ -106,7 +106,7 @@ pub(super) fn report(report: &Report, look: &Look) -> String {
     }
     if let Some(data) = &report.data {
         heading(&mut out, "Data");
-        write_data(&mut out, &data.statistics, look);
+        write_data(&mut out, data, look);
         findings::write(&mut out, &data.statistics.findings);
     }
     if let Some(adapter) = &report.adapter {
@@ -200,9 +200,10 @@ fn write_run(out: &mut String, report: &Report) {
     }
 }
 
-fn write_data(out: &mut String, data: &DataStatistics, look: &Look) {
+fn write_data(out: &mut String, data: &Data, look: &Look) {
+    let (data, captions) = (&data.statistics, &data.captions);
     if let Some(found) = &data.images {
-        return images::write(out, data, found, look);
+        return images::write(out, data, found, captions, look);
     }
     let formats: Vec<String> = data
         .formats

@@ -110,6 +110,11 @@ fn refuse_by_header(bytes: &[u8], format: ImageFormat) -> Result<(), String> {
             Some(4) => Err("it is a CMYK JPEG, made for print; save it as RGB \
                             (e.g. `magick IN -colorspace sRGB OUT`)"
                 .into()),
+            _ if !jpeg_is_whole(bytes) => {
+                Err("it is cut off: its end is missing; copy or download it \
+                                               again, or remove it"
+                    .into())
+            }
             _ => Ok(()),
         },
         ImageFormat::Png => {
@@ -138,30 +143,49 @@ fn refuse_by_header(bytes: &[u8], format: ImageFormat) -> Result<(), String> {
     }
 }
 
-/// Components of a JPEG, by its frame header (ITU T.81, B.2.2).
-fn jpeg_components(bytes: &[u8]) -> Option<u8> {
-    let mut at = 2;
+/// Where the next marker of a JPEG's header stands, from `at` on (ITU T.81, B.1.1.2), and which it is.
+fn jpeg_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
+    while *bytes.get(at)? != 0xFF {
+        at += 1;
+    }
+    while *bytes.get(at)? == 0xFF {
+        at += 1;
+    }
+    Some((at, bytes[at]))
+}
+
+/// The first marker of a JPEG's header that `wanted` takes: where it stands, and which it is.
+fn jpeg_segment(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<(usize, u8)> {
+    let mut from = 2;
     loop {
-        while *bytes.get(at)? != 0xFF {
-            at += 1;
-        }
-        while *bytes.get(at)? == 0xFF {
-            at += 1;
-        }
-        let marker = bytes[at];
-        match marker {
-            // Start of frame, of any coding.
-            0xC0..=0xCF if ![0xC4, 0xC8, 0xCC].contains(&marker) => {
-                return bytes.get(at + 8).copied();
-            }
-            0x01 | 0xD0..=0xD8 => at += 1,
+        let (at, marker) = jpeg_marker(bytes, from)?;
+        from = match marker {
+            marker if wanted(marker) => return Some((at, marker)),
+            0x01 | 0xD0..=0xD8 => at + 1,
             0xD9 | 0xDA => return None,
             _ => {
                 let length = u16::from_be_bytes([*bytes.get(at + 1)?, *bytes.get(at + 2)?]);
-                at += 1 + usize::from(length);
+                at + 1 + usize::from(length)
             }
-        }
+        };
     }
+}
+
+/// Components of a JPEG, by its frame header (ITU T.81, B.2.2).
+fn jpeg_components(bytes: &[u8]) -> Option<u8> {
+    // Start of frame, of any coding.
+    let frame = |marker| (0xC0..=0xCF).contains(&marker) && ![0xC4, 0xC8, 0xCC].contains(&marker);
+    let (at, _) = jpeg_segment(bytes, frame)?;
+    bytes.get(at + 8).copied()
+}
+
+/// Whether the end of a JPEG's image is there. The decoder would fill what is missing with grey.
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let Some((scan, _)) = jpeg_segment(bytes, |marker| marker == 0xDA) else {
+        return false;
+    };
+    // In what is coded 0xFF is followed by 0; so this is the end and nothing else.
+    bytes[scan..].windows(2).any(|pair| pair == [0xFF, 0xD9])
 }
 
 /// Drops transparency onto white, as most viewers show it.

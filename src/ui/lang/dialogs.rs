@@ -61,7 +61,7 @@ words! {
     not_connected: "not connected yet", "尚未连接";
     runner_silent: "the runner does not answer; reconnecting", "运行进程没有应答；正在重连";
     line_is_down: "the line is down; reconnecting", "线路已断；正在重连";
-    run_not_begun_yet: "no run has begun: this shows its data only; loradeck train starts it", "运行尚未开始：此处仅显示其数据；用 loradeck train 启动";
+    run_not_begun_yet: "no run has begun: loradeck train starts one", "运行尚未开始：用 loradeck train 启动";
     run_finished: "the run has finished; its runner is gone", "运行已完成；运行进程已退出";
     no_runner_alive: "no runner is alive; p starts it again", "没有运行进程；按 p 重新启动";
     run_finished_more: "the run has finished: raise epochs or max_steps in its config and train again", "运行已完成：在配置中调大 epochs 或 max_steps 后再次训练";

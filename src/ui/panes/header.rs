@@ -327,6 +327,9 @@ fn steps(app: &App) -> String {
 /// Step, gauge, percent, epoch and time left on one row; a failure's reason instead of them.
 fn progress(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let state = &app.state;
+    if app.connection == Connection::Before {
+        return;
+    }
     if let (PhaseName::Failed, Some(error)) = (state.phase, &state.error) {
         let error = text::truncate(error, usize::from(area.width), theme.glyphs.ellipsis);
         buf.set_string(area.x, area.y, error, theme[Role::Error]);
@@ -371,6 +374,9 @@ fn progress(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
 
 /// Everything on one row of some 38 columns.
 fn draw_small(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    if app.connection == Connection::Before {
+        return;
+    }
     let mut segments = Vec::new();
     let state = &app.state;
     let percent = share(app).map_or(String::new(), |s| format!(" {:.0} %", (s * 100.0).floor()));
@@ -422,6 +428,9 @@ fn loss(app: &App, theme: &Theme) -> Segment {
 
 fn metrics(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let (state, lang) = (&app.state, app.lang);
+    if app.connection == Connection::Before {
+        return;
+    }
     let pair = |label: &str, value: String| {
         vec![
             Span::styled(format!("{label} "), theme[Role::Muted]),
