@@ -50,7 +50,7 @@ pub use columns::select_columns;
 pub use conv::{FrozenConv, Grid, Kernel, conv2d};
 #[cfg(test)]
 pub(crate) use cuda::emulated::emulated;
-pub use cuda::{Mailbox, device_product_rate, memory_in_use, optimizer, prepare};
+pub use cuda::{Mailbox, device_product_rate, device_uuid, memory_in_use, optimizer, prepare};
 pub(crate) use cuda::{emulating, serves as runs_kernels};
 pub use dora::{DoraTerm, adapted_row_norms};
 pub use dropout::Dropout;

@@ -105,6 +105,27 @@ pub fn memory_in_use() -> Option<(u64, u64)> {
     ))
 }
 
+/// The prepared device as NVML and `nvidia-smi` call it: `GPU-` and its UUID. CUDA counts devices in an
+/// order of its own, and `CUDA_VISIBLE_DEVICES` hides some.
+pub fn device_uuid() -> Option<String> {
+    let device = prepared()?;
+    let ordinal = i32::try_from(device.cuda_stream().context().ordinal()).ok()?;
+    let uuid = result::device::get_uuid(result::device::get(ordinal).ok()?).ok()?;
+    let hex: String = uuid
+        .bytes
+        .iter()
+        .map(|&b| format!("{:02x}", b as u8))
+        .collect();
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    Some(format!("GPU-{}", parts.join("-")))
+}
+
 /// Returns freed memory of the prepared device to the driver: after memory ran out, a smaller attempt
 /// must not meet what the larger one left in pieces. What cannot be returned stays.
 pub fn trim_memory() {

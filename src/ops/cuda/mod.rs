@@ -42,9 +42,9 @@ pub use mailbox::Mailbox;
 pub(super) use product::{Factor, multiply};
 
 #[cfg(feature = "cuda")]
-pub use driver::{device_product_rate, memory_in_use, prepare, trim_memory};
+pub use driver::{device_product_rate, device_uuid, memory_in_use, prepare, trim_memory};
 #[cfg(not(feature = "cuda"))]
-pub use without::{device_product_rate, memory_in_use, prepare, trim_memory};
+pub use without::{device_product_rate, device_uuid, memory_in_use, prepare, trim_memory};
 
 /// A program without CUDA has no device to look after.
 #[cfg(not(feature = "cuda"))]
@@ -58,6 +58,10 @@ mod without {
     }
 
     pub fn memory_in_use() -> Option<(u64, u64)> {
+        None
+    }
+
+    pub fn device_uuid() -> Option<String> {
         None
     }
 
