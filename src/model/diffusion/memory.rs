@@ -85,7 +85,7 @@ pub fn memory_estimate(base: &Description, training: &Training<'_>) -> MemoryEst
         weights: unet + text_weights,
         adapter,
         optimizer,
-        activations: number * rows_kept(&base.unet, training, rows) + text_kept,
+        activations: number * rows_kept(&base.unet, training, rows) * 9 / 8 + text_kept,
         logits: 0,
         pictures: PROGRAM + encoding.max(text).max(decoding),
     }
