@@ -47,7 +47,7 @@ if wants 8b-q4; then
 fi
 if wants sd; then
     if python3 -c 'import diffusers' 2>/dev/null; then
-        python3 benches/compare_diffusers.py --device "$device" --loradeck "$program" --scratch "$scratch/sd" --json >"$scratch/result-sd.json"
+        python3 benches/compare_diffusers_gpu.py --device "$device" --loradeck "$program" --scratch "$scratch/sd" --json >"$scratch/result-sd.json"
     else
         echo "sd: left out, diffusers is not installed"
     fi

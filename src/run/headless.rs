@@ -118,8 +118,12 @@ impl Lines {
                 thousands(adapter.parameters),
             )],
             EventKind::Data { statistics: s } => {
+                let (what, tokens) = match s.images {
+                    Some(_) => ("pictures", "tokens of captions"),
+                    None => ("records", "tokens"),
+                };
                 vec![format!(
-                    "data: {} records to train on, {} held out, {} tokens",
+                    "data: {} {what} to train on, {} held out, {} {tokens}",
                     thousands(s.train_records),
                     thousands(s.eval_records),
                     thousands(s.tokens),
@@ -149,11 +153,11 @@ impl Lines {
             EventKind::Sample { step, samples, .. } => samples
                 .iter()
                 .map(|s| {
-                    format!(
-                        "step {step}: sample {:?} -> {:?}",
-                        shortened(&s.prompt),
-                        shortened(&s.text)
-                    )
+                    let made = match &s.image {
+                        Some(png) => format!("samples/{png}"),
+                        None => format!("{:?}", shortened(&s.text)),
+                    };
+                    format!("step {step}: sample {:?} -> {made}", shortened(&s.prompt))
                 })
                 .collect(),
             EventKind::ConfigChanged { .. } | EventKind::Ack { .. } => self.newest_log_line(event),
