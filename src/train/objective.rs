@@ -61,6 +61,7 @@ pub(super) trait Objective {
     fn add_magnitudes(&self, set: &mut LoraSet) -> Result<()>;
 
     /// The adapter's files in a checkpoint, name and bytes; [`Objective::read_adapter`] reads them.
+    /// `step`: how far the adapter is trained.
     ///
     /// # Errors
     /// The device fails.
@@ -68,6 +69,7 @@ pub(super) trait Objective {
         &self,
         set: &LoraSet,
         config: &RunConfig,
+        step: u64,
     ) -> Result<Vec<(&'static str, Vec<u8>)>>;
 
     /// Writes the adapter in one format into `folder`. Its bytes depend on adapter, config, base and
@@ -79,6 +81,7 @@ pub(super) trait Objective {
         &self,
         set: &LoraSet,
         config: &RunConfig,
+        step: u64,
         format: ExportFormat,
         folder: &Path,
     ) -> Result<Written>;

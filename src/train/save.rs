@@ -67,7 +67,8 @@ impl Trainer<'_> {
                 &self.set,
                 self.optimizer.state()?.as_ref(),
                 &self.state(),
-                self.objective.checkpoint_files(&self.set, &self.config)?,
+                self.objective
+                    .checkpoint_files(&self.set, &self.config, self.progress.step)?,
                 &mut || self.reporter.sync(),
             )
         });
