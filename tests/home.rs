@@ -170,7 +170,8 @@ fn memory() -> Memory {
         logits: 48 << 20,
         available: Some(1 << 30),
         fit: Some(Fit::Tight),
-        row_tokens: 212,
+        pictures: 0,
+        rows: Rows::Tokens(212),
         batches: vec![
             (2, 500 << 20, Some(Fit::Safe)),
             (8, 1600 << 20, Some(Fit::Exceeds)),

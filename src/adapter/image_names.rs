@@ -234,7 +234,13 @@ pub(super) fn kohya_names(family: Family) -> HashMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use candle_core::Device;
+
     use super::*;
+    use crate::model::diffusion::{self, Kind, published};
+    use crate::model::{LoraSet, LoraSpec};
 
     #[test]
     fn the_originals_names_are_those_of_the_published_checkpoints() {
@@ -321,14 +327,30 @@ mod tests {
 
     /// tests/tools/make_kohya_names.py: kohya's own `create_network`.
     #[test]
-    fn every_module_that_kohyas_create_network_adapts_has_its_name_here() {
+    fn an_export_with_kohyas_default_targets_has_exactly_the_keys_of_create_network() {
         let text = include_str!("../../tests/fixtures/kohya_names.json");
         let theirs: HashMap<String, Vec<String>> = serde_json::from_str(text).unwrap();
-        for (key, family, count) in [("sd1", Family::Sd1, 264), ("sdxl", Family::Sdxl, 986)] {
+        for (key, kind, count) in [("sd1", Kind::Sd1, 264), ("sdxl", Kind::Sdxl, 986)] {
             assert_eq!(theirs[key].len(), count);
-            let ours = kohya_names(family);
-            let names: std::collections::HashSet<&String> = ours.values().collect();
-            assert!(theirs[key].iter().all(|name| names.contains(name)), "{key}");
+            let keys = |name: &String| {
+                ["lora_down.weight", "lora_up.weight", "alpha"].map(|part| format!("{name}.{part}"))
+            };
+            let expected: BTreeSet<String> = theirs[key].iter().flat_map(keys).collect();
+            let base = published::base(kind);
+            // `all-linear` with `train_text_encoder` is kohya's default.
+            let targets = diffusion::match_image_targets(&base, true, &[], true).unwrap();
+            let shapes = targets
+                .iter()
+                .map(|t| (t.module.clone(), t.inputs, t.outputs));
+            let shapes: Vec<_> = shapes.collect();
+            let set = LoraSet::new(&shapes, LoraSpec::lora(1), 7, &Device::Cpu).unwrap();
+            let family = crate::adapter::image_family(kind);
+            let adapter = crate::adapter::from_image_set(&set, family, &targets, "base").unwrap();
+            let bytes = crate::adapter::kohya_file(adapter).unwrap();
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let ours: BTreeSet<String> = file.names().into_iter().map(str::to_owned).collect();
+            let difference: Vec<_> = ours.symmetric_difference(&expected).take(5).collect();
+            assert!(ours == expected, "{key}: {difference:?}");
         }
     }
 

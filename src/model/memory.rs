@@ -19,11 +19,21 @@ pub struct MemoryEstimate {
     pub activations: u64,
     /// One chunk of logits; 0 where the peak is later, in the backward of a block.
     pub logits: u64,
+    /// All of the process while pictures and captions are encoded before the first step, or a sample
+    /// is decoded; 0 in text runs.
+    pub pictures: u64,
 }
 
 impl MemoryEstimate {
+    /// The peak: that of training, unless encoding pictures takes more.
     pub fn total(&self) -> u64 {
-        self.program + self.weights + self.adapter + self.optimizer + self.activations + self.logits
+        let training = self.program
+            + self.weights
+            + self.adapter
+            + self.optimizer
+            + self.activations
+            + self.logits;
+        training.max(self.pictures)
     }
 }
 
@@ -71,6 +81,7 @@ pub fn memory_estimate(
         optimizer: 2 * 4 * adapter_parameters,
         activations: per_token * kept + momentary,
         logits,
+        pictures: 0,
     }
 }
 

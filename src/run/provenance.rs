@@ -9,8 +9,8 @@ use std::thread;
 
 use anyhow::Result;
 
-use crate::config::LoadedConfig;
-use crate::model;
+use crate::config::{LoadedConfig, TaskType};
+use crate::model::{self, diffusion};
 use crate::protocol::EventKind;
 
 use super::folder::InfoFile;
@@ -42,10 +42,15 @@ pub fn start(loaded: &LoadedConfig, info: Arc<InfoFile>, hub: &Hub) -> Result<()
             }
             // After the loading, which reads the same files.
             let mut files = Vec::new();
-            if let Ok(base) = model::describe(&config.base_model) {
-                files.extend(base.files);
-            }
+            let base = match config.task_type {
+                TaskType::TextGeneration => model::describe(&config.base_model).map(|b| b.files),
+                TaskType::TextToImage => diffusion::describe(&config.base_model).map(|b| b.files),
+            };
+            files.extend(base.unwrap_or_default());
             collect(&config.train_data_dir, &mut files);
+            if let Some(folder) = &config.reg_data_dir {
+                collect(folder, &mut files);
+            }
             files.extend(config.metadata_path);
             for file in files {
                 if let Ok(hash) = hash(&file) {

@@ -57,8 +57,13 @@ impl Trainer<'_> {
                         Values::of(&self.set)?.all_finite(),
                         "the adapter holds numbers that are not finite"
                     );
-                    self.objective
-                        .export(&self.set, &self.config, format, &folder)
+                    self.objective.export(
+                        &self.set,
+                        &self.config,
+                        self.progress.step,
+                        format,
+                        &folder,
+                    )
                 };
                 let written = admitted(needed, write)
                     .with_context(|| format!("the export {} was not written", folder.display()))?;

@@ -12,6 +12,7 @@ use crate::adapter::Written;
 use crate::config::{ExportFormat, RunConfig};
 use crate::data::Cursor;
 use crate::model::{Active, DropoutKey, LoraSet};
+use crate::ops::LossSum;
 use crate::protocol::EventKind;
 
 /// A base with the data it is trained on.
@@ -60,6 +61,7 @@ pub(super) trait Objective {
     fn add_magnitudes(&self, set: &mut LoraSet) -> Result<()>;
 
     /// The adapter's files in a checkpoint, name and bytes; [`Objective::read_adapter`] reads them.
+    /// `step`: how far the adapter is trained.
     ///
     /// # Errors
     /// The device fails.
@@ -67,6 +69,7 @@ pub(super) trait Objective {
         &self,
         set: &LoraSet,
         config: &RunConfig,
+        step: u64,
     ) -> Result<Vec<(&'static str, Vec<u8>)>>;
 
     /// Writes the adapter in one format into `folder`. Its bytes depend on adapter, config, base and
@@ -78,6 +81,7 @@ pub(super) trait Objective {
         &self,
         set: &LoraSet,
         config: &RunConfig,
+        step: u64,
         format: ExportFormat,
         folder: &Path,
     ) -> Result<Written>;
@@ -159,10 +163,18 @@ impl AddAssign for Volume {
 }
 
 /// Sums over rows: the loss, and what it is divided by (trained tokens, or pictures).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    pub loss: f64,
+    pub loss: LossSum,
     pub weight: u64,
+}
+
+impl Sums {
+    pub fn add(&mut self, other: Sums) -> Result<()> {
+        self.loss.add(other.loss)?;
+        self.weight += other.weight;
+        Ok(())
+    }
 }
 
 /// Forward and backward over a piece.

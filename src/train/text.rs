@@ -178,6 +178,7 @@ impl Objective for Text {
         &self,
         set: &LoraSet,
         _config: &RunConfig,
+        _step: u64,
     ) -> Result<Vec<(&'static str, Vec<u8>)>> {
         adapter::peft_files(set, &portable_name(self.base_name()))
     }
@@ -186,6 +187,7 @@ impl Objective for Text {
         &self,
         set: &LoraSet,
         _config: &RunConfig,
+        _step: u64,
         format: ExportFormat,
         folder: &Path,
     ) -> Result<Written> {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::examine_images::image_memory;
 use crate::commands::progress::Bar;
 use crate::config::{self, LoadedConfig, Problem, RunConfig, TaskType};
 use crate::data::{self, BadRecord, Batches, Dataset};
@@ -55,10 +56,18 @@ pub(in crate::commands) struct Adapter {
 
 pub(in crate::commands) struct Memory {
     pub estimate: MemoryEstimate,
-    /// Bytes of the longest micro-batch are estimated for this many tokens a row.
-    pub row_tokens: usize,
-    /// What the machine can still give; `None` where the system does not tell.
+    /// The largest micro-batch is estimated for such rows.
+    pub rows: Rows,
+    /// What the device can still give; `None` where the system does not tell.
     pub available: Option<u64>,
+}
+
+/// How large a row of the data is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::commands) enum Rows {
+    Tokens(usize),
+    /// Width and height of a picture.
+    Pixels(u32, u32),
 }
 
 /// How an estimate fits what is there.
@@ -259,13 +268,13 @@ impl Report {
     /// The memory with another `batch_size`; `None` where the run's own is not known.
     pub fn memory_with_batch(&self, batch_size: usize) -> Option<Memory> {
         let config = &self.loaded.as_ref()?.config;
-        let (base, data, adapter) = (
-            self.base.as_ref()?,
-            self.data.as_ref()?,
-            self.adapter.as_ref()?,
-        );
+        let (data, adapter) = (self.data.as_ref()?, self.adapter.as_ref()?);
         self.memory.as_ref()?;
         let data = &data.statistics;
+        if let Some(base) = &self.image_base {
+            return image_memory(config, base, data, adapter, batch_size);
+        }
+        let base = self.base.as_ref()?;
         Some(estimate(
             config,
             base,
@@ -285,7 +294,6 @@ impl Report {
     ) {
         let config = &loaded.config;
         let Some(data) = &self.data else { return };
-        let recompute = recomputes(config);
         let memory = estimate(
             config,
             base,
@@ -294,10 +302,17 @@ impl Report {
             modules,
             config.batch_size,
         );
-        let advice = if recompute {
-            "write a smaller `batch_size` (and more `gradient_accumulation_steps`) or `sequence_len`"
+        self.keep_memory(loaded, memory, "sequence_len");
+    }
+
+    /// Warns where it is tight. `size`: the key that makes rows smaller.
+    pub(super) fn keep_memory(&mut self, loaded: &LoadedConfig, memory: Memory, size: &str) {
+        let advice = if recomputes(&loaded.config) {
+            format!(
+                "write a smaller `batch_size` (and more `gradient_accumulation_steps`) or `{size}`"
+            )
         } else {
-            "write `gradient_checkpointing: true`, or a smaller `batch_size` or `sequence_len`"
+            format!("write `gradient_checkpointing: true`, or a smaller `batch_size` or `{size}`")
         };
         let verdict = match memory.fit() {
             Some(Fit::Exceeds) => "will hardly fit",
@@ -309,7 +324,7 @@ impl Report {
                 loaded,
                 "batch_size",
                 format!("the run's memory {verdict}"),
-                advice.into(),
+                advice,
             ));
         }
         self.memory = Some(memory);
@@ -337,15 +352,18 @@ fn estimate(
     let recompute = recomputes(config);
     Memory {
         estimate: model::memory_estimate(base, parameters, modules, rows, row_tokens, recompute),
-        row_tokens,
+        rows: Rows::Tokens(row_tokens),
         available: available_memory(),
     }
 }
 
 /// Whether blocks compute their activations again: as asked, else on a GPU.
-fn recomputes(config: &RunConfig) -> bool {
-    let gpu = matches!(config.device, config::DeviceChoice::Cuda(_));
-    config.gradient_checkpointing.unwrap_or(gpu)
+pub(super) fn recomputes(config: &RunConfig) -> bool {
+    config.gradient_checkpointing.unwrap_or(on_gpu(config))
+}
+
+pub(super) fn on_gpu(config: &RunConfig) -> bool {
+    matches!(config.device, config::DeviceChoice::Cuda(_))
 }
 
 /// Bytes that the machine, or the container around this process, can still give.

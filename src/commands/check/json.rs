@@ -57,6 +57,7 @@ pub(super) fn report(report: &Report) -> Value {
             "optimizer_bytes": m.estimate.optimizer,
             "activations_bytes": m.estimate.activations,
             "logits_bytes": m.estimate.logits,
+            "pictures_bytes": m.estimate.pictures,
             "total_bytes": m.estimate.total(),
             "available_bytes": m.available,
             "fit": m.fit().map(|fit| match fit {

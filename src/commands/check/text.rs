@@ -5,7 +5,7 @@ use std::path::Path;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::examine::{Data, Fit, Report};
+use super::examine::{Data, Fit, Report, Rows};
 use super::findings;
 use super::images;
 use super::trial::Step;
@@ -164,16 +164,26 @@ fn write_run(out: &mut String, report: &Report) {
         let _ = writeln!(
             out,
             "    program and tokenizer {}, base {}, adapter and gradients {}, optimizer {}, \
-             activations {} (rows of {} tokens){}",
+             activations {} ({}){}{}",
             bytes(part.program),
             bytes(part.weights),
             bytes(part.adapter),
             bytes(part.optimizer),
             bytes(part.activations),
-            grouped(memory.row_tokens as u64),
+            match memory.rows {
+                Rows::Tokens(tokens) => format!("rows of {} tokens", grouped(tokens as u64)),
+                Rows::Pixels(width, height) => format!("pictures of {width}x{height}"),
+            },
             match part.logits {
                 0 => String::new(),
                 logits => format!(", logits {}", bytes(logits)),
+            },
+            match part.pictures {
+                0 => String::new(),
+                pictures => format!(
+                    "; encoding pictures and captions, or decoding a sample, {} at a time of its own",
+                    bytes(pictures)
+                ),
             }
         );
     }

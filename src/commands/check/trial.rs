@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::examine::Report;
 use crate::commands::scratch::Scratch;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, TaskType};
 use crate::protocol::{EventKind, PhaseName};
 use crate::train::checkpoint;
 use crate::train::{Outcome, Reporter, train};
@@ -85,13 +85,17 @@ fn small(config: &RunConfig, scratch: &Path) -> RunConfig {
     }
     small.eval_steps = 2;
     small.sample_steps = 2;
-    small.sample_prompts = vec![
-        config
-            .sample_prompts
-            .first()
-            .cloned()
-            .unwrap_or_else(|| "Hello.".to_owned()),
-    ];
+    small.sample_prompts =
+        vec![
+            config
+                .sample_prompts
+                .first()
+                .cloned()
+                .unwrap_or_else(|| match config.task_type {
+                    TaskType::TextGeneration => "Hello.".to_owned(),
+                    TaskType::TextToImage => "a picture".to_owned(),
+                }),
+        ];
     small
 }
 
@@ -177,8 +181,12 @@ impl Pass {
                     samples,
                     seconds,
                 } if *step > 0 => {
-                    let text = samples.first().map_or("", |s| s.text.as_str());
-                    add("sample", Ok(format!("{:?}", text.trim())), *seconds);
+                    let made = samples.first().map(|sample| match &sample.image {
+                        Some(file) => format!("a picture, {file}"),
+                        None => format!("{:?}", sample.text.trim()),
+                    });
+                    let none = || "none was made: look at the warnings".to_owned();
+                    add("sample", made.ok_or_else(none), *seconds);
                 }
                 EventKind::Checkpoint { bytes, seconds, .. } => {
                     add("checkpoint", Ok(format!("{bytes} bytes")), *seconds);

@@ -21,7 +21,7 @@ use crate::run::start::{self, Request};
 use crate::run::status::{Watched, runs_under};
 use crate::ui::home::desk::{
     Checked, ComparedRun, Comparison, ConfigLine, Deed, Desk, Facts, Finding, Fit, Memory, Outcome,
-    Overview, QueueLine, RunLine, Suggestion,
+    Overview, QueueLine, Rows, RunLine, Suggestion,
 };
 
 /// Values of a curve in a run's line.
@@ -355,7 +355,12 @@ fn checked(report: Report) -> Checked {
 }
 
 fn facts(report: &Report) -> Option<Facts> {
-    let (base, data) = (report.base.as_ref()?, report.data.as_ref()?);
+    let data = report.data.as_ref()?;
+    let (base, base_parameters) = match (&report.base, &report.image_base) {
+        (Some(base), _) => (base.config.architecture.clone(), base.parameters),
+        (None, Some(base)) => (base.kind.name().to_owned(), base.parameters),
+        (None, None) => return None,
+    };
     let loaded = report.loaded.as_ref()?;
     let fit = |f: examine::Fit| match f {
         examine::Fit::Safe => Fit::Safe,
@@ -372,9 +377,13 @@ fn facts(report: &Report) -> Option<Facts> {
             optimizer: part.optimizer,
             activations: part.activations,
             logits: part.logits,
+            pictures: part.pictures,
             available: memory.available,
             fit: memory.fit().map(fit),
-            row_tokens: memory.row_tokens as u64,
+            rows: match memory.rows {
+                examine::Rows::Tokens(tokens) => Rows::Tokens(tokens as u64),
+                examine::Rows::Pixels(width, height) => Rows::Pixels(width, height),
+            },
             batches: others
                 .into_iter()
                 .filter(|&n| n > 0)
@@ -387,8 +396,8 @@ fn facts(report: &Report) -> Option<Facts> {
     });
     Some(Facts {
         run_dir: loaded.config.output_dir.clone(),
-        base: base.config.architecture.clone(),
-        base_parameters: base.parameters,
+        base,
+        base_parameters,
         adapter_parameters: report.adapter.as_ref().map_or(0, |a| a.parameters),
         records: data.statistics.train_records + data.statistics.eval_records,
         steps: report.plan.map_or(0, |p| p.total_steps),

@@ -57,7 +57,6 @@ impl Module {
     }
 
     /// Numbers in its tensors.
-    #[cfg(test)]
     pub fn parameters(&self) -> u64 {
         let count =
             |(_, shape): (String, Vec<usize>)| shape.iter().map(|&n| n as u64).product::<u64>();

@@ -243,58 +243,22 @@ pub(super) fn residual_modules(name: &str, inputs: usize, outputs: usize) -> Vec
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::UNetBlock;
+    use super::super::config::Kind;
+    use super::super::published::unet;
     use super::*;
-
-    /// That of Stable Diffusion 1.5.
-    pub fn sd15() -> UNetConfig {
-        let block = |channels, depth| UNetBlock {
-            channels,
-            depth,
-            heads: 8,
-        };
-        UNetConfig {
-            in_channels: 4,
-            out_channels: 4,
-            blocks: vec![block(320, 1), block(640, 1), block(1280, 1), block(1280, 0)],
-            layers_per_block: 2,
-            middle_depth: 1,
-            context: 768,
-            linear_projection: false,
-            groups: 32,
-            eps: 1e-5,
-            addition: None,
-        }
-    }
 
     /// The published UNets' sizes.
     #[test]
     fn the_plans_of_sd15_and_sdxl_have_their_parameters() {
         let count =
             |config: &UNetConfig| -> u64 { modules(config).iter().map(Module::parameters).sum() };
-        assert_eq!(count(&sd15()), 859_520_964);
-        let block = |channels, depth, heads| UNetBlock {
-            channels,
-            depth,
-            heads,
-        };
-        let sdxl = UNetConfig {
-            blocks: vec![block(320, 0, 5), block(640, 2, 10), block(1280, 10, 20)],
-            middle_depth: 10,
-            context: 2048,
-            linear_projection: true,
-            addition: Some(super::super::config::Addition {
-                time_features: 256,
-                inputs: 2816,
-            }),
-            ..sd15()
-        };
-        assert_eq!(count(&sdxl), 2_567_463_684);
+        assert_eq!(count(&unet(Kind::Sd1)), 859_520_964);
+        assert_eq!(count(&unet(Kind::Sdxl)), 2_567_463_684);
     }
 
     #[test]
     fn what_is_kept_is_taken_again() {
-        let steps = steps(&sd15());
+        let steps = steps(&unet(Kind::Sd1));
         let mut stack = 0;
         for step in &steps {
             stack += usize::from(step.keeps_input);

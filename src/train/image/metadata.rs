@@ -1,12 +1,17 @@
 //! What kohya's files tell of a training: the `ss_*` metadata that AUTOMATIC1111 shows, from config
 //! and data alone.
 //!
-//! Source: kohya-ss/sd-scripts, `train_network.py`. Left out is what depends on when and where a run
-//! was made: session, times, paths, the output's name, hashes of files.
+//! Source: kohya-ss/sd-scripts, `train_network.py`, and of the hashes `library/train_util.py`
+//! (`model_hash`, `calculate_sha256`). Left out is what depends on when and where a run was made:
+//! session, times, paths. The output is named by its trigger word, not by the run.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Image;
 use crate::config::{LrScheduler, Precision, RunConfig};
@@ -24,14 +29,61 @@ fn optional<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "None".to_owned(), |value| value.to_string())
 }
 
-/// The metadata of a run's adapter files.
-pub(super) fn of(config: &RunConfig, image: &Image) -> BTreeMap<String, String> {
+/// Hashes of a base's single file, by which AUTOMATIC1111 and sites for sharing know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BaseHashes {
+    /// The first eight digits of SHA-256 over 64 KiB at 1 MiB.
+    pub old: String,
+    /// SHA-256 of the whole.
+    pub new: String,
+}
+
+impl BaseHashes {
+    fn of(file: &Path) -> io::Result<BaseHashes> {
+        let mut file = File::open(file)?;
+        let mut new = Sha256::new();
+        io::copy(&mut file, &mut new)?;
+        file.seek(SeekFrom::Start(0x10_0000))?;
+        let mut part = Vec::new();
+        file.take(0x1_0000).read_to_end(&mut part)?;
+        let hex =
+            |digest: &[u8]| -> String { digest.iter().map(|byte| format!("{byte:02x}")).collect() };
+        let mut old = hex(&Sha256::digest(&part));
+        old.truncate(8);
+        Ok(BaseHashes {
+            old,
+            new: hex(&new.finalize()),
+        })
+    }
+}
+
+/// The hashes of the base, where it is a single file that can be read.
+fn base_hashes(image: &Image) -> Option<&BaseHashes> {
+    let described = image.described();
+    let found = image
+        .base_hashes
+        .get_or_init(|| match &described.files[..] {
+            [file] if described.format == "safetensors" => BaseHashes::of(file).ok(),
+            _ => None,
+        });
+    found.as_ref()
+}
+
+/// The metadata of a run's adapter files, `step` steps into the training.
+pub(super) fn of(config: &RunConfig, image: &Image, step: u64) -> BTreeMap<String, String> {
     let mut metadata = BTreeMap::new();
     let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
     let described = image.described();
     let data = &image.data;
     let resolution = config.resolution;
     put("ss_sd_model_name", portable_name(&described.name));
+    if let Some(hashes) = base_hashes(image) {
+        put("ss_sd_model_hash", hashes.old.clone());
+        put("ss_new_sd_model_hash", hashes.new.clone());
+    }
+    let title = config.trigger_word.as_deref().unwrap_or("LoRA");
+    put("ss_output_name", title.to_owned());
+    put("ss_steps", step.to_string());
     put("ss_v2", boolean(described.kind == Kind::Sd2));
     let version = match (described.kind, described.prediction) {
         (Kind::Sd1, _) => "sd_v1",
@@ -157,13 +209,7 @@ pub(super) fn of(config: &RunConfig, image: &Image) -> BTreeMap<String, String> 
         folders(config, data, true).to_string(),
     );
     put("ss_tag_frequency", tags(config, data).to_string());
-    put(
-        "modelspec.title",
-        config
-            .trigger_word
-            .clone()
-            .unwrap_or_else(|| "LoRA".to_owned()),
-    );
+    put("modelspec.title", title.to_owned());
     put("modelspec.resolution", format!("{resolution}x{resolution}"));
     put(
         "modelspec.prediction_type",
@@ -247,4 +293,24 @@ fn tags(config: &RunConfig, data: &ImageDataset) -> Value {
         }
     }
     json!(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of 1.5 MiB of the bytes 0, 1, ... 250, again and again, as Python's hashlib has them:
+    /// `d = bytes(i % 251 for i in range(3 << 19))`, `sha256(d)`, `sha256(d[1 << 20:][:1 << 16])`.
+    #[test]
+    fn a_base_s_hashes_are_those_of_kohya_s_trainer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..3usize << 19).map(|i| (i % 251) as u8).collect();
+        std::fs::write(file.path(), bytes).unwrap();
+        let hashes = BaseHashes::of(file.path()).unwrap();
+        assert_eq!(hashes.old, "15ffd73b");
+        assert_eq!(
+            hashes.new,
+            "4ef208d95d55b7431e25910c9d38496994c931af47f4e448fb894611eb1c69ae"
+        );
+    }
 }

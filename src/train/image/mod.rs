@@ -9,6 +9,7 @@ mod sample;
 mod tests;
 mod texts;
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -55,6 +56,8 @@ pub(super) struct Image {
     batches: ImageBatches,
     /// All modules that adapters may have.
     modules: Vec<ImageTarget>,
+    /// Of the base's file, once it has been asked for; `None`: it is no single file.
+    base_hashes: OnceCell<Option<metadata::BaseHashes>>,
     device: Device,
 }
 
@@ -135,6 +138,7 @@ pub(super) fn open(config: &RunConfig, telling: &Telling<'_>) -> Result<Opened> 
     let unet = source.unet(&device, dtype)?;
     let image = Image {
         modules: adaptable_modules(&described),
+        base_hashes: OnceCell::new(),
         batches: ImageBatches::of(config, &data),
         denoising: Denoising {
             levels,
@@ -296,11 +300,11 @@ impl Image {
 
 impl Denoise {
     /// The adapter with what its files tell of the training.
-    fn trained(&self, set: &LoraSet, config: &RunConfig) -> Result<Adapter> {
+    fn trained(&self, set: &LoraSet, config: &RunConfig, step: u64) -> Result<Adapter> {
         let image = &self.0;
         let name = portable_name(&image.described().name);
         let mut adapter = adapter::from_image_set(set, image.family(), &image.modules, &name)?;
-        adapter.metadata = metadata::of(config, image);
+        adapter.metadata = metadata::of(config, image, step);
         Ok(adapter)
     }
 }
@@ -396,9 +400,10 @@ impl Objective for Denoise {
         &self,
         set: &LoraSet,
         config: &RunConfig,
+        step: u64,
     ) -> Result<Vec<(&'static str, Vec<u8>)>> {
         // kohya's format in f32, so that any tool reads a checkpoint.
-        let bytes = adapter::kohya_file(self.trained(set, config)?)?;
+        let bytes = adapter::kohya_file(self.trained(set, config, step)?)?;
         Ok(vec![(adapter::IMAGE_FILE, bytes)])
     }
 
@@ -406,10 +411,11 @@ impl Objective for Denoise {
         &self,
         set: &LoraSet,
         config: &RunConfig,
+        step: u64,
         format: ExportFormat,
         folder: &Path,
     ) -> Result<Written> {
-        let (trained, format) = (self.trained(set, config)?, adapter_format(format));
+        let (trained, format) = (self.trained(set, config, step)?, adapter_format(format));
         adapter::write(trained, format, folder, &ExportOptions::default())
     }
 

@@ -8,7 +8,7 @@ use crate::ui::panes;
 use crate::ui::picture::Picture;
 
 /// Pictures kept.
-const KEPT: usize = 64;
+const KEPT: usize = 256;
 
 /// A picture in the size in which it is shown.
 pub type Wanted = (PictureSource, (u16, u16));
@@ -28,6 +28,20 @@ impl Pictures {
     pub fn get(&self, source: &PictureSource, size: (u16, u16)) -> Option<Result<&Picture, &str>> {
         let there = self.there.get(&(source.clone(), size))?;
         Some(there.as_ref().map_err(String::as_str))
+    }
+
+    /// Forgets a sample's picture: its file was written anew.
+    pub(super) fn outdated(&mut self, file: &str) {
+        let other = |(source, _): &Wanted| !matches!(source, PictureSource::Sample { file: f } if f == file);
+        self.there.retain(|wanted, _| other(wanted));
+        self.asked.retain(|_, wanted| other(wanted));
+        self.wanted.retain(other);
+    }
+
+    /// Forgets what could not be had, and what was asked of a runner that is gone.
+    pub(super) fn try_again(&mut self) {
+        self.there.retain(|_, picture| picture.is_ok());
+        self.wanted = self.there.keys().cloned().collect();
     }
 
     pub(super) fn asked(&mut self, id: u64, wanted: Wanted) {

@@ -11,6 +11,7 @@ impl App {
             Update::Connected { readonly, .. } => {
                 self.connection = Connection::Live;
                 self.heard = self.now;
+                self.pictures.try_again();
                 if let Some(why) = readonly {
                     self.readonly = Some(why);
                 }
@@ -117,6 +118,11 @@ impl App {
             return Vec::new();
         }
         self.heard = self.now;
+        if let EventKind::Sample { samples, .. } = &event.kind {
+            for file in samples.iter().filter_map(|s| s.image.as_deref()) {
+                self.pictures.outdated(file);
+            }
+        }
         match &event.kind {
             EventKind::Ack {
                 id,

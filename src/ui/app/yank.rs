@@ -34,7 +34,13 @@ impl App {
                 };
                 let samples = self.state.samples.iter().filter(|s| s.step == step);
                 let texts: Vec<String> = samples
-                    .map(|s| format!("> {}\n\n{}\n", s.sample.prompt, s.sample.text.trim_end()))
+                    .map(|s| {
+                        let made = match &s.sample.image {
+                            Some(file) => format!("{}/samples/{file}", self.state.run_dir),
+                            None => s.sample.text.trim_end().to_owned(),
+                        };
+                        format!("> {}\n\n{made}\n", s.sample.prompt)
+                    })
                     .collect();
                 texts.join("\n")
             }

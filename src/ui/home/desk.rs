@@ -174,15 +174,32 @@ pub struct Memory {
     /// What the machine can give; `None` where it does not tell.
     pub available: Option<u64>,
     pub fit: Option<Fit>,
-    /// The longest row the data has, in tokens.
-    pub row_tokens: u64,
+    /// While pictures are encoded or decoded, of the whole process; 0 in text runs.
+    pub pictures: u64,
+    pub rows: Rows,
     /// The whole for other `batch_size`s.
     pub batches: Vec<(u64, u64, Option<Fit>)>,
 }
 
 impl Memory {
     pub fn total(&self) -> u64 {
-        self.weights + self.adapter + self.optimizer + self.activations + self.logits
+        let training =
+            self.weights + self.adapter + self.optimizer + self.activations + self.logits;
+        training.max(self.pictures)
+    }
+}
+
+/// The largest row that the data has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    Tokens(u64),
+    /// Width and height of a picture.
+    Pixels(u32, u32),
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Rows::Tokens(0)
     }
 }
 

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::app::Home;
-use super::desk::Memory;
+use super::desk::{Memory, Rows};
 use super::details::{findings, fit_word, memory_line};
 use super::form::{Button, Field, Form, Place};
 use super::list::cell;
@@ -171,12 +171,20 @@ fn memory_lines(home: &Home, memory: &Memory) -> Vec<Line<'static>> {
         (lang.memory_adapter(), memory.adapter),
         (lang.memory_optimizer(), memory.optimizer),
         (lang.memory_activations(), memory.activations),
-        (lang.memory_logits(), memory.logits),
+        match memory.rows {
+            Rows::Tokens(_) => (lang.memory_logits(), memory.logits),
+            Rows::Pixels(..) => (lang.memory_pictures(), memory.pictures),
+        },
     ];
     let labels = parts.iter().map(|(l, _)| width(l)).max().unwrap_or(0) + 2;
     for (label, bytes) in parts {
         let note = if label == lang.memory_activations() {
-            format!("  {}", lang.rows_of(text::count(memory.row_tokens)))
+            match memory.rows {
+                Rows::Tokens(tokens) => format!("  {}", lang.rows_of(text::count(tokens))),
+                Rows::Pixels(width, height) => {
+                    format!("  {}", lang.pictures_of(format!("{width}x{height}")))
+                }
+            }
         } else {
             String::new()
         };

@@ -31,6 +31,7 @@ words! {
     leave_it: "leave it", "不启动";
 
     prompt_title: "a prompt to sample", "要采样的提示词";
+    prompt_options: "--n negative  --w --h pixels  --d seed  --s steps  --l scale", "--n 负面提示词  --w --h 像素  --d 种子  --s 步数  --l 引导";
     acts_at_once: "a change acts at once", "更改立即生效";
     set_it: "set", "设定";
     keep_it: "keep", "保留";

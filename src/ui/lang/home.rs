@@ -98,6 +98,7 @@ words! {
     memory_optimizer: "optimizer", "优化器";
     memory_activations: "activations", "激活";
     memory_logits: "logits", "logits";
+    memory_pictures: "encoding", "编码";
     fit_safe: "safe", "宽裕";
     fit_tight: "tight", "紧张";
     fit_exceeds: "will not fit", "放不下";
@@ -154,6 +155,7 @@ sentences! {
     the_base_is(base): "The base: {base}", "基座：{base}";
     the_data_is(data): "The data: {data}", "数据：{data}";
     batch_of(n, bytes, fit): "batch_size {n}: {bytes}, {fit}", "batch_size {n}：{bytes}，{fit}";
+    pictures_of(size): "pictures of {size}", "每张 {size}";
     rows_of(tokens): "rows of {tokens} tokens", "每行 {tokens} 个词元";
     cannot_suggest(why): "no advice: {why}", "无法给出建议：{why}";
 }

@@ -72,6 +72,7 @@ words! {
     no_samples: "none yet; s samples now", "暂无；按 s 立即采样";
     bare_base: "bare base", "原始基座";
     not_sampled_then: "not sampled then", "当时未采样";
+    no_picture: "the picture was not written", "图片未写入";
     base: "base", "基座";
     adapter: "adapter", "适配器";
     with_adapter: "with adapter", "带适配器";
@@ -111,6 +112,7 @@ sentences! {
     record_place(left, at, total, right): "record {left} {at}/{total} {right}", "记录 {left} {at}/{total} {right}";
     export_at(step): "export, step {step}", "导出，第 {step} 步";
     steps_not_saved(n): "{n} steps not saved", "{n} 步未保存";
+    seed(seed): "seed {seed}", "种子 {seed}";
     newer_lines(arrow, n): "{arrow} {n} newer", "{arrow} 另有 {n} 行更新";
 }
 

@@ -30,26 +30,32 @@ fn hints(theme: &Theme, hints: &[(&str, &str)]) -> Line<'static> {
 
 pub fn prompt(app: &App, theme: &Theme, line: &LineEdit, area: Rect, buf: &mut Buffer) {
     let lang = app.lang;
+    // What may follow the words of a picture's prompt.
+    let options = app
+        .has_images()
+        .then(|| Line::styled(format!("  {}", lang.prompt_options()), theme[Role::Muted]));
+    let rows = 3 + options.iter().count() as u16;
     let inner = popup(
         theme,
         lang.prompt_title(),
-        (columns(76, area), 3),
+        (columns(76, area), rows),
         area,
         buf,
     );
-    let lines = [
-        typed(
-            theme,
-            &format!("{} ", theme.glyphs.right),
-            line,
-            usize::from(inner.width),
-        ),
+    let mut lines = vec![typed(
+        theme,
+        &format!("{} ", theme.glyphs.right),
+        line,
+        usize::from(inner.width),
+    )];
+    lines.extend(options);
+    lines.extend([
         Line::default(),
         hints(
             theme,
             &[("Enter", lang.hint_sample()), ("Esc", lang.stop_cancel())],
         ),
-    ];
+    ]);
     draw_lines(&lines, 0, inner, buf);
 }
 

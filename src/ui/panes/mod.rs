@@ -10,6 +10,7 @@ pub mod images;
 pub mod log;
 pub mod loss;
 pub mod rate;
+mod sample_pictures;
 pub mod samples;
 
 use ratatui::buffer::Buffer;
@@ -67,9 +68,11 @@ pub fn pictures(app: &App) -> Vec<Wanted> {
         return Vec::new();
     };
     let inner = |pane| arrangement.slot_of(pane).map(Slot::inner);
-    inner(Pane::Data)
-        .and_then(|area| data::picture(app, area))
+    let record = inner(Pane::Data).and_then(|area| data::picture(app, area));
+    let samples = inner(Pane::Samples).map(|area| samples::pictures(app, area));
+    record
         .into_iter()
+        .chain(samples.into_iter().flatten())
         .collect()
 }
 

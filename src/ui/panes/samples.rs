@@ -1,11 +1,11 @@
-//! What the model says: the bare base and the adapter side by side, by step.
+//! What the model says or draws: the bare base and the adapter side by side, by step.
 
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::{Segment, empty};
+use super::{Segment, empty, sample_pictures};
 use crate::protocol::{SampleLine, SampleText};
-use crate::ui::app::App;
+use crate::ui::app::{App, Wanted};
 use crate::ui::diff;
 use crate::ui::text::{self, Piece, pad, wrap, wrap_pieces};
 use crate::ui::theme::{Role, Theme};
@@ -19,6 +19,26 @@ pub fn step(app: &App) -> Option<u64> {
     let chosen = app.view.sample_step.unwrap_or(newest);
     let there = app.state.samples.iter().any(|s| s.step == chosen);
     Some(if there { chosen } else { newest })
+}
+
+fn of_step(app: &App, step: u64) -> Vec<&SampleText> {
+    let lines = app.state.samples.iter().filter(|s| s.step == step);
+    lines.map(|line| &line.sample).collect()
+}
+
+fn has_pictures(samples: &[&SampleText]) -> bool {
+    samples
+        .iter()
+        .any(|s| s.image.is_some() || s.base_image.is_some())
+}
+
+/// Pictures that show, in the sizes in which they do.
+pub fn pictures(app: &App, area: Rect) -> Vec<Wanted> {
+    let samples = step(app).map(|step| of_step(app, step));
+    match samples.filter(|samples| has_pictures(samples)) {
+        Some(samples) => sample_pictures::wanted(app, &samples, area),
+        None => Vec::new(),
+    }
 }
 
 /// What a sample is compared with.
@@ -52,10 +72,13 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
     let Some(step) = step(app) else {
         return empty(theme, app.lang.no_samples());
     };
+    let samples = of_step(app, step);
+    if has_pictures(&samples) {
+        return sample_pictures::lines(app, theme, &samples, area);
+    }
     let columns = usize::from(area.width);
     let mut lines = Vec::new();
-    for line in app.state.samples.iter().filter(|s| s.step == step) {
-        let sample = &line.sample;
+    for sample in samples {
         if !lines.is_empty() {
             lines.push(Line::default());
         }
