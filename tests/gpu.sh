@@ -10,20 +10,37 @@
 # --device cpu tries the script itself: the kernels are emulated, and what needs a GPU is said to be skipped.
 #
 # Prints a line per check; the exit code is the number of those that failed.
+# shellcheck disable=SC2329 # Functions are called through `check`.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
-device=cuda:0 program= tests= big=
+device=cuda:0 program='' tests='' big=''
+fail() { echo "gpu.sh: $1" >&2; exit 2; }
 while [ $# -gt 0 ]; do
+    case "$1" in
+        --device | --program | --tests) [ $# -gt 1 ] || fail "$1 needs a value after it" ;;
+    esac
     case "$1" in
         --device) device=$2; shift 2 ;;
         --program) program=$2; shift 2 ;;
         --tests) tests=$2; shift 2 ;;
         --big) big=1; shift ;;
-        *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
     esac
 done
-gpu=1; [ "$device" = cpu ] && gpu=
+case "$device" in
+    cpu) gpu='' ;;
+    cuda:[0-9]*) gpu=1 ;;
+    *) fail "--device $device: name a GPU as cuda:N, or cpu to try the script itself" ;;
+esac
+command -v python3 >/dev/null || fail "python3 compares the runs, and is not on the PATH"
+for file in "$program" "$tests"; do
+    [ -z "$file" ] || [ -x "$file" ] || fail "$file is no program that can be started: build it, or name another"
+done
+if [ -n "$gpu" ]; then
+    nvidia-smi -L >/dev/null 2>&1 ||
+        fail "no GPU answers here (nvidia-smi does not); on a machine without one, --device cpu tries the script itself"
+fi
 features=(); [ -n "$gpu" ] && features=(--features cuda)
 if [ -z "$program" ]; then
     cargo build --release "${features[@]}" || exit 1

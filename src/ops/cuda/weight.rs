@@ -5,6 +5,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{Argument, Blocks, int, launch, new_tensor, type_name};
 
+/// Numbers that a thread decodes; no encoding has blocks of no multiple of it.
+const AT_ONCE: usize = 8;
+
 /// A `[rows, columns]` matrix in blocks, decoded when used.
 #[derive(Clone)]
 pub struct BlockWeight {
@@ -80,7 +83,7 @@ impl BlockWeight {
             device,
             "dequantize",
             &format!("dequantize_{encoding}_{}", type_name(self.dtype)?),
-            Blocks::over(count * self.columns),
+            Blocks::over(count * self.columns / AT_ONCE),
             &[
                 Argument::Tensor(&self.bytes),
                 indices.map_or(Argument::Null, Argument::Tensor),
