@@ -28,7 +28,9 @@ mod tokenizer;
 mod vision;
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::DType;
+/// What a model computes on; other rooms hand it through.
+pub use candle_core::Device;
 
 pub use crate::ops::Variable;
 pub use batch::TokenBatch;

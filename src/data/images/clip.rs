@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 use rayon::prelude::*;
 
 use super::cache::{Array, Cache, Key};
@@ -12,7 +11,7 @@ use super::questions::{CHARACTER, Questions};
 use super::resize::Rgb;
 use super::{ImageDataset, ImageItem, open};
 use crate::data::pixel_values;
-use crate::model::{ClipVision, vision_fingerprint};
+use crate::model::{ClipVision, Device, vision_fingerprint};
 
 /// Images that are looked at together.
 const BATCH: usize = 16;

@@ -4,9 +4,8 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use candle_core::Device;
 
-use crate::model::{embed_texts, unit};
+use crate::model::{Device, embed_texts, unit};
 
 /// The questions that loradeck asks.
 const QUESTIONS: &str = include_str!("questions.txt");
