@@ -1,6 +1,7 @@
 //! Training data: reading, chat templates, tokenising with a loss mask, statistics, seeded batches.
 
 mod batches;
+mod blocks;
 mod duplicates;
 mod files;
 mod findings;
@@ -8,6 +9,7 @@ mod formats;
 pub mod images;
 mod labels;
 mod loader;
+mod namespaces;
 mod pixels;
 mod scan;
 mod scan_cache;

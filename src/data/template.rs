@@ -8,6 +8,7 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 
 use super::formats::Message;
+use super::{blocks, namespaces};
 use crate::error::input_error;
 use crate::model::Tokenizer;
 
@@ -83,6 +84,7 @@ impl ChatTemplate {
         );
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
+        namespaces::add_to(&mut environment);
         environment.add_template_owned(NAME, plain_blocks(source))?;
         Ok(ChatTemplate {
             environment,
@@ -116,6 +118,7 @@ impl ChatTemplate {
             bytes: Vec::with_capacity(size + 256),
             limit: size * 16 + OUTPUT,
         };
+        namespaces::begin();
         let template = self
             .environment
             .get_template(NAME)
@@ -155,27 +158,13 @@ fn reason(error: &minijinja::Error) -> String {
 }
 
 /// `{% generation %}` marks the assistant's part for transformers; here it is found otherwise.
+/// Assignments to attributes are guarded ([`namespaces`]).
 fn plain_blocks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        // Of `{%}` the percent sign cannot be both marks'.
-        let inside = start + 2;
-        let Some(end) = rest[inside..].find("%}").map(|e| inside + e) else {
-            break;
-        };
-        let tag = &rest[inside..end];
-        let replacement = match tag.trim_matches(['-', '+', ' ', '\n', '\t']) {
-            "generation" => tag.replace("generation", "if true"),
-            "endgeneration" => tag.replace("endgeneration", "endif"),
-            _ => tag.to_owned(),
-        };
-        out.push_str(&rest[..inside]);
-        out.push_str(&replacement);
-        out.push_str("%}");
-        rest = &rest[end + 2..];
-    }
-    out + rest
+    blocks::rewrite(source, |tag| match blocks::name(tag) {
+        "generation" => Some(tag.replace("generation", "if true")),
+        "endgeneration" => Some(tag.replace("endgeneration", "endif")),
+        _ => namespaces::guarded(tag),
+    })
 }
 
 /// Python's `strftime` of [`DATE`], for the directives that templates use.
@@ -344,5 +333,48 @@ mod tests {
             template.render(&[], false).unwrap(),
             "26 Jul 2024, Friday July 07/24 100% {\"a\": [1, \"<é>\"], \"b\": null} [\n  1,\n  {}\n]"
         );
+    }
+
+    /// Printing such a value would use up the stack, and the process with it.
+    #[test]
+    fn a_namespace_that_would_hold_itself_or_grow_deeper_with_every_turn_is_refused() {
+        let render = |source: &str| {
+            let template = ChatTemplate::compile(source, String::new(), String::new()).unwrap();
+            template.render(&[], false)
+        };
+        for (held, why) in [
+            ("{% set n.a = n %}", "cannot hold a namespace"),
+            (
+                "{%- set n.a=[1, {'b': (n,)}] -%}",
+                "cannot hold a namespace",
+            ),
+            (
+                "{% set m = n %}{% set n.a, n.b = 1, m %}",
+                "cannot hold a namespace",
+            ),
+            (
+                "{% set n.a | batch(2, n) | list %}x{% endset %}",
+                "cannot hold a namespace",
+            ),
+            (
+                "{# {% ' #}{{ '{%' ~ '{# ' }}{% raw %}{% \"{% endraw %}{% set n.a = n %}",
+                "cannot hold a namespace",
+            ),
+            (
+                "{{ {'a': {'b': 1}} | length }}{% set n.a = n %}",
+                "cannot hold a namespace",
+            ),
+            (
+                "{% for i in range(999) %}{% set n.a = [n.a] %}{% endfor %}",
+                "too large",
+            ),
+        ] {
+            let source = format!("{{% set n = namespace(a=1) %}}{held}{{{{ n }}}}");
+            let refused = render(&source).unwrap_err();
+            assert!(refused.contains(why), "{held}: {refused}");
+        }
+        let source = "{% set n = namespace(a=1, b=none) %}{% set n.a = '%}' if n.a == 1 else 2 -%}  \
+                      {% set n.b = [n.a, {'c': 3}] %}{% set n.c %}text{% endset %}{{ n.a }} {{ n.b[1].c }} {{ n.c }}";
+        assert_eq!(render(source).unwrap(), "%} 3 text");
     }
 }

@@ -71,9 +71,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         .ok_or("it is no PNG, JPEG, WebP, BMP or GIF; convert it to PNG")?;
     refuse_by_header(bytes, format)?;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut limits = image::Limits::default();
-    limits.max_alloc = Some(MAX_ALLOCATION);
-    reader.limits(limits);
+    reader.limits(limits());
     let mut decoder = reader.into_decoder().map_err(reason)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -94,6 +92,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         transparent,
         turned: orientation != Orientation::NoTransforms,
     })
+}
+
+/// What decoding may take.
+fn limits() -> image::Limits {
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(MAX_ALLOCATION);
+    limits
 }
 
 fn supported(format: ImageFormat) -> bool {
@@ -129,7 +134,9 @@ fn refuse_by_header(bytes: &[u8], format: ImageFormat) -> Result<(), String> {
             false => Ok(()),
         },
         ImageFormat::Gif => {
-            let decoder = GifDecoder::new(cursor).map_err(reason)?;
+            let mut decoder = GifDecoder::new(cursor).map_err(reason)?;
+            // A frame may claim more than the picture does.
+            decoder.set_limits(limits()).map_err(reason)?;
             let (width, height) = decoder.dimensions();
             if u64::from(width) * u64::from(height) > MAX_PIXELS {
                 return Ok(()); // refused for its size, without decoding frames
