@@ -69,6 +69,7 @@ fn modules(sources: &Path) -> Vec<Module> {
         "images",
         "loss",
         "norm",
+        "optimizer",
         "pointwise",
     ];
     let mut modules: Vec<Module> = plain

@@ -37,7 +37,7 @@ fn box_of_eight() -> Vec<GpuReading> {
 fn read(readings: Vec<Result<Vec<GpuReading>, String>>) -> Vec<GpuStatus> {
     let n = readings.len();
     let mut monitor = GpuMonitor::new(Ok(Box::new(Recorded(readings.into()))), None);
-    (0..n).map(|_| monitor.read("cuda:2", None)).collect()
+    (0..n).map(|_| monitor.read("cuda:2", None, None)).collect()
 }
 
 /// The third device held back by heat and power, the fifth by its power supply.
@@ -85,7 +85,7 @@ fn a_device_that_is_held_back_says_by_what() {
 #[test]
 fn without_nvml_the_pane_says_why() {
     let why = "the NVIDIA driver's library (libnvidia-ml.so.1) is not installed";
-    let none = GpuMonitor::new(Err(why.into()), None).read("cpu", None);
+    let none = GpuMonitor::new(Err(why.into()), None).read("cpu", None, None);
     assert!(matches!(none, GpuStatus::NoNvml { .. }));
     at_every_size("no_nvml", &none);
     let mut deck = Deck::running((80, 24), UNICODE, &none);

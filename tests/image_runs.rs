@@ -8,11 +8,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use loradeck::config;
 use loradeck::protocol::{Command, EventKind, StopMode};
+use loradeck::random::{Purpose, Stream};
 use loradeck::train::{Outcome, checkpoint};
-use program::{Scratch, text};
+use program::{Scratch, files_below, text};
 use support::{Run, losses};
 
 /// A drawn picture: a figure of one colour before another.
@@ -312,4 +315,87 @@ fn four_runs_on_one_set_of_pictures_share_its_latents_and_their_adapters_stack()
     assert!(!quiet.contains("add up"), "{quiet}");
     let (_, warned) = case.draw(&adapters[..2]);
     assert!(warned.contains("add up to 2.00, above 1.0"), "{warned}");
+}
+
+/// Kills and damage while latents and captions are kept: `LORADECK_KILLS=300` kills a tenth as often.
+#[test]
+fn a_run_killed_while_it_keeps_latents_or_with_damaged_ones_ends_with_the_same_bits() {
+    let scratch = Scratch::new("");
+    let root = scratch.folder.path();
+    let (data, run, config) = (root.join("data"), root.join("run"), root.join("run.yaml"));
+    pictures(&data, 12);
+    let yaml = format!(
+        "base_model: builtin:tiny-sd\ntrain_data_dir: {}\noutput_dir: {}\ndevice: cpu\n\
+         resolution: 64\nlora_rank: 2\nbatch_size: 2\nmax_steps: 2\n",
+        data.display(),
+        run.display()
+    );
+    fs::write(&config, yaml).unwrap();
+    let arguments = ["train", config.to_str().unwrap(), "--headless"];
+    let train = |cache: &Path| {
+        let out = scratch
+            .command(&arguments)
+            .env("LORADECK_CACHE", cache)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", text(&out));
+        let adapter = fs::read(run.join("exports/kohya/lora.safetensors")).unwrap();
+        let kept = files_below(&cache.join("arrays")).into_iter();
+        let kept: BTreeMap<PathBuf, Vec<u8>> = kept
+            .map(|f| {
+                (
+                    f.strip_prefix(cache).unwrap().to_owned(),
+                    fs::read(&f).unwrap(),
+                )
+            })
+            .collect();
+        fs::remove_dir_all(&run).unwrap();
+        (adapter, kept)
+    };
+    let undisturbed = train(&root.join("cache"));
+    assert!(undisturbed.1.len() > 12, "nothing was kept");
+
+    let wanted = std::env::var("LORADECK_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok());
+    let wanted = wanted.unwrap_or(0u32).div_ceil(10).max(2);
+    let mut stream = Stream::new(3, Purpose::Sampling, 0, 0);
+    let (mut inside, mut after) = (0, 0);
+    for i in 0..wanted {
+        let cache = root.join(format!("cache-{i}"));
+        let mut command = scratch.command(&arguments);
+        let mut child = command
+            .env("LORADECK_CACHE", &cache)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let wanted = 1 + stream.below(undisturbed.1.len() as u32) as usize;
+        let begun = || files_below(&cache).len() >= wanted;
+        while !begun() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        std::thread::sleep(Duration::from_micros(u64::from(stream.below(3000))));
+        let whole = kept(&cache).len() == undisturbed.1.len();
+        match child.try_wait().unwrap().is_none() && !whole {
+            true => inside += 1,
+            false => after += 1,
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert!(train(&cache) == undisturbed, "kill {i}");
+    }
+
+    let cache = root.join("cache");
+    for file in undisturbed.1.keys() {
+        let mut bytes = fs::read(cache.join(file)).unwrap();
+        let at = stream.below(bytes.len() as u32) as usize;
+        bytes[at] ^= 1 << stream.below(8);
+        fs::write(cache.join(file), bytes).unwrap();
+    }
+    assert!(train(&cache) == undisturbed, "damaged");
+    println!(
+        "{inside} kills while latents and captions were kept ({after} came too late), {} flipped bytes",
+        undisturbed.1.len()
+    );
 }

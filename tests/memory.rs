@@ -227,7 +227,7 @@ fn a_micro_batch_in_pieces_has_the_gradient_of_the_whole_also_with_dropout() {
                 .collect();
             sum.resize(flat.len(), 0.0);
             sum.iter_mut().zip(flat).for_each(|(s, g)| *s += g);
-            loss += pass.loss_sum;
+            loss += pass.loss_sum.value().unwrap();
             tokens_before += pass.computed_tokens;
         }
         (sum, loss)

@@ -196,7 +196,7 @@ fn fifty_steps(case: &str) {
                 .loss_and_gradients(&batch, &set, None, recompute)
                 .unwrap();
             gradients.add(&pass.gradients).unwrap();
-            loss_sum += pass.loss_sum;
+            loss_sum += pass.loss_sum.value().unwrap();
             tokens += pass.trained_tokens;
         }
         gradients.scale(1.0 / tokens as f32);

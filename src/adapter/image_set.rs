@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 
 use super::lora_set::{alpha_of, numbers};
 use super::model::{Adapter, Family, Part};
 use super::open;
 use crate::error::input_error;
 use crate::model::diffusion::{ImageTarget, Kind};
-use crate::model::{LoraPair, LoraSet, LoraSpec};
+use crate::model::{LoraPair, LoraSet, LoraSpec, Variable};
 
 /// The family of adapters that a kind of base has.
 pub fn image_family(kind: Kind) -> Family {
@@ -107,9 +107,9 @@ pub fn to_image_set(
         let Some(part) = adapter.parts.get(&target.module) else {
             continue;
         };
-        let var = |values: Vec<f32>, rows: usize, columns: usize| -> Result<Var> {
+        let var = |values: Vec<f32>, rows: usize, columns: usize| -> Result<Variable> {
             let tensor = Tensor::from_vec(values, (rows, columns), device)?;
-            Ok(Var::from_tensor(&tensor)?)
+            Ok(Variable::from_tensor(&tensor)?)
         };
         pairs.push(LoraPair {
             module: target.module.clone(),

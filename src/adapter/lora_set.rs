@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 
 use super::convert::to_hugging_face_rows;
 use super::folder;
@@ -11,7 +11,7 @@ use super::model::{Adapter, Family, Part};
 use super::numbers::Numbers;
 use super::{open, peft};
 use crate::error::input_error;
-use crate::model::{DecoderConfig, LoraPair, LoraSet, LoraSpec};
+use crate::model::{DecoderConfig, LoraPair, LoraSet, LoraSpec, Variable};
 
 /// Writes a PEFT folder; returns its bytes, which depend on the arguments only. The folder is
 /// written beside its final name, fsynced and renamed. `base_name` goes into
@@ -70,8 +70,8 @@ pub(super) fn alpha_of(spec: &LoraSpec, scale: f64, rank: usize) -> f64 {
     scale * if spec.use_rslora { rank.sqrt() } else { rank }
 }
 
-pub(super) fn numbers(var: &Var) -> Result<Numbers> {
-    let tensor = var.as_detached_tensor().to_dtype(DType::F32)?;
+pub(super) fn numbers(var: &Variable) -> Result<Numbers> {
+    let tensor = var.to_dtype(DType::F32)?;
     Ok(Numbers::new(var.dims(), &tensor.flatten_all()?.to_vec1()?))
 }
 
@@ -105,9 +105,9 @@ pub fn to_lora_set(
         .map_err(|e| input_error(format!("{file}: {e}")))?;
     fits(&adapter, base).map_err(|why| input_error(format!("{file} is of another base: {why}")))?;
     to_hugging_face_rows(&mut adapter, Some(base))?;
-    let var = |numbers: &Numbers| -> Result<Var> {
+    let var = |numbers: &Numbers| -> Result<Variable> {
         let tensor = Tensor::from_vec(numbers.to_f32(), &numbers.shape[..], device)?;
-        Ok(Var::from_tensor(&tensor)?)
+        Ok(Variable::from_tensor(&tensor)?)
     };
     let mut pairs = Vec::new();
     for (module, ..) in base.linears() {

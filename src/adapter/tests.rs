@@ -48,7 +48,7 @@ fn rslora() -> LoraSpec {
 }
 
 fn all(set: &LoraSet) -> Vec<(String, Vec<f32>, Vec<f32>, f64)> {
-    let numbers = |var: &candle_core::Var| var.flatten_all().unwrap().to_vec1().unwrap();
+    let numbers = |var: &crate::model::Variable| var.flatten_all().unwrap().to_vec1().unwrap();
     set.pairs
         .iter()
         .map(|p| (p.module.clone(), numbers(&p.a), numbers(&p.b), p.scale))

@@ -116,7 +116,7 @@ fn devices() -> Vec<Line> {
     const TOPIC: &str = "devices";
     let mut lines = Vec::new();
     let mut present = false;
-    match GpuMonitor::open().read("", None) {
+    match GpuMonitor::open().read("", None, None) {
         GpuStatus::NoNvml { reason } => {
             lines.push(line(TOPIC, Mark::Note, format!("no NVML: {reason}")));
         }

@@ -159,16 +159,18 @@ fn plain_blocks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(end) = rest[start..].find("%}").map(|e| start + e) else {
+        // Of `{%}` the percent sign cannot be both marks'.
+        let inside = start + 2;
+        let Some(end) = rest[inside..].find("%}").map(|e| inside + e) else {
             break;
         };
-        let tag = &rest[start + 2..end];
+        let tag = &rest[inside..end];
         let replacement = match tag.trim_matches(['-', '+', ' ', '\n', '\t']) {
             "generation" => tag.replace("generation", "if true"),
             "endgeneration" => tag.replace("endgeneration", "endif"),
             _ => tag.to_owned(),
         };
-        out.push_str(&rest[..start + 2]);
+        out.push_str(&rest[..inside]);
         out.push_str(&replacement);
         out.push_str("%}");
         rest = &rest[end + 2..];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor, TensorId, Var};
+use candle_core::{DType, Device, Tensor, TensorId};
 
 use super::batch::{Packed, TokenBatch};
 use super::block::{Block, BlockTerms, Goal, Pass, no_terms};
@@ -14,8 +14,8 @@ use super::lora::{Active, LoraSet, Parameter};
 use super::source::Source;
 use crate::error::input_error;
 use crate::ops::{
-    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, RopeTable, Tape, adapted_row_norms,
-    cross_entropy, embedding, emulating, frozen_linear, rms_norm, select_rows,
+    DoraTerm, Dropout, FrozenWeight, Heads, LoraTerm, LossSum, RopeTable, Tape, Variable,
+    adapted_row_norms, cross_entropy, embedding, emulating, frozen_linear, rms_norm, select_rows,
 };
 
 /// Key of a micro-batch's dropout masks: equal keys give equal masks.
@@ -32,7 +32,7 @@ pub struct DropoutKey {
 /// What a training pass gives: sums, so that micro-batches add up to the full batch.
 pub struct LossAndGradients {
     /// Sum over trained tokens of the negative log-likelihood.
-    pub loss_sum: f64,
+    pub loss_sum: LossSum,
     pub trained_tokens: u64,
     /// Tokens that were computed: those behind a row's last trained one are not.
     pub computed_tokens: u64,
@@ -131,10 +131,10 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Decoder::logits`].
-    pub fn loss(&self, batch: &TokenBatch, adapters: &[Active<'_>]) -> Result<(f64, u64)> {
+    pub fn loss(&self, batch: &TokenBatch, adapters: &[Active<'_>]) -> Result<(LossSum, u64)> {
         let packed = Packed::trained(batch)?;
         if packed.targets.is_empty() {
-            return Ok((0.0, 0));
+            return Ok((LossSum::default(), 0));
         }
         let hidden = self.hidden(&packed, adapters, |_| ())?;
         let (loss, _) = self.head_loss(&hidden, &packed, false)?;
@@ -270,7 +270,7 @@ impl Decoder {
             let (layer, kind) = self.modules[&pair.module];
             let weight = self.blocks[layer].weight(kind);
             let norms = adapted_row_norms(weight, &pair.a, &pair.b, pair.scale)?;
-            pair.magnitude = Some(Var::from_tensor(&norms)?);
+            pair.magnitude = Some(Variable::from_tensor(&norms)?);
         }
         Ok(())
     }
@@ -347,7 +347,7 @@ impl Decoder {
         hidden: &Tensor,
         packed: &Packed,
         gradient: bool,
-    ) -> Result<(f64, Option<Tensor>)> {
+    ) -> Result<(LossSum, Option<Tensor>)> {
         let tape = match gradient {
             true => Tape::recording(),
             false => Tape::off(),
@@ -434,7 +434,7 @@ impl Decoder {
             self.check_modules(active.set)?;
             for pair in &active.set.pairs {
                 let (layer, kind) = self.modules[&pair.module];
-                let tensor = |var: &Var| var.as_tensor().clone();
+                let tensor = |var: &Variable| var.as_tensor().clone();
                 let dropout = dropout.filter(|_| probability > 0.0).map(|key| Dropout {
                     seed: key.seed,
                     step: key.step,

@@ -1,12 +1,13 @@
 //! Adapters in memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::Result;
-use candle_core::{Device, Var};
+use candle_core::{Device, TensorId};
 
 use super::config::DecoderConfig;
 use crate::error::input_error;
+use crate::ops::Variable;
 use crate::random::{Purpose, Stream};
 
 /// Which of a module's trained numbers.
@@ -36,17 +37,17 @@ pub struct LoraPair {
     /// `model.layers.0.self_attn.q_proj`.
     pub module: String,
     /// `[r, in]`, f32.
-    pub a: Var,
+    pub a: Variable,
     /// `[out, r]`, f32.
-    pub b: Var,
+    pub b: Variable,
     /// `[out]`, f32: with DoRA, the norm of each row of the adapted weight.
-    pub magnitude: Option<Var>,
+    pub magnitude: Option<Variable>,
     pub scale: f64,
 }
 
 impl LoraPair {
     /// What is trained: A, B and, with DoRA, the magnitude.
-    pub fn parts(&self) -> impl Iterator<Item = (Part, &Var)> {
+    pub fn parts(&self) -> impl Iterator<Item = (Part, &Variable)> {
         let magnitude = self.magnitude.as_ref();
         [(Part::A, &self.a), (Part::B, &self.b)]
             .into_iter()
@@ -146,7 +147,7 @@ pub struct Parameter<'a> {
     /// The module that has them, the first of those that share them.
     pub module: &'a str,
     pub part: Part,
-    pub var: &'a Var,
+    pub var: &'a Variable,
 }
 
 /// An adapter applied at a strength (1.0: as trained).
@@ -173,7 +174,7 @@ impl LoraSet {
             return Err(input_error("lora_rank is 0; it must be at least 1"));
         }
         let rank = spec.rank;
-        let mut drawn: BTreeMap<(&str, usize, usize), (Var, Var)> = BTreeMap::new();
+        let mut drawn: BTreeMap<(&str, usize, usize), (Variable, Variable)> = BTreeMap::new();
         let mut pairs = Vec::new();
         for (module, inputs, outputs) in modules {
             let owner = spec.owner(module);
@@ -188,8 +189,9 @@ impl LoraSet {
                     let a: Vec<f32> = (0..rank * inputs)
                         .map(|_| (2.0 * stream.uniform() - 1.0) * bound)
                         .collect();
-                    let a = Var::from_vec(a, (rank, *inputs), device)?;
-                    let b = Var::from_vec(vec![0f32; outputs * rank], (*outputs, rank), device)?;
+                    let a = Variable::from_vec(a, (rank, *inputs), device)?;
+                    let b =
+                        Variable::from_vec(vec![0f32; outputs * rank], (*outputs, rank), device)?;
                     drawn.entry(key).or_insert((a, b)).clone()
                 }
             };
@@ -231,6 +233,18 @@ impl LoraSet {
             }
         }
         parameters
+    }
+
+    /// Puts other variables in the place of those it has, by the tensor they are now.
+    pub fn replace(&mut self, by: &HashMap<TensorId, Variable>) {
+        for pair in &mut self.pairs {
+            let parts = [&mut pair.a, &mut pair.b].into_iter();
+            for part in parts.chain(&mut pair.magnitude) {
+                if let Some(other) = by.get(&part.id()) {
+                    *part = other.clone();
+                }
+            }
+        }
     }
 
     /// Numbers in all parameters.

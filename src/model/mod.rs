@@ -30,6 +30,7 @@ mod vision;
 use anyhow::Result;
 use candle_core::{DType, Device};
 
+pub use crate::ops::Variable;
 pub use batch::TokenBatch;
 pub use cache::KvCache;
 pub use config::{Bias, DecoderConfig, LayerAttention, Layers, Linear};

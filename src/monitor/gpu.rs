@@ -36,9 +36,9 @@ impl GpuMonitor {
         }
     }
 
-    /// Reads now. `device` is the run's own: `cuda:0`, `cpu`, or empty while it is not known;
-    /// `allocated` are the bytes of its tensors there, as far as the run's own allocator counts.
-    pub fn read(&mut self, device: &str, allocated: Option<u64>) -> GpuStatus {
+    /// Reads now. `device` is the run's own: `cuda:0`, `cpu`, or empty while it is not known; `uuid`
+    /// what CUDA says it is; `allocated` are the bytes of its tensors there, as far as the run's own allocator counts.
+    pub fn read(&mut self, device: &str, uuid: Option<&str>, allocated: Option<u64>) -> GpuStatus {
         let source = match &mut self.source {
             Ok(source) => source,
             Err(reason) => {
@@ -51,7 +51,7 @@ impl GpuMonitor {
             Ok(gpus) if gpus.is_empty() => GpuStatus::NoDevice,
             Ok(mut gpus) => {
                 self.seen = true;
-                mark_used(&mut gpus, device, self.visible.as_deref());
+                mark_used(&mut gpus, device, uuid, self.visible.as_deref());
                 // In a container NVML lists the processes by numbers of another name space, and none
                 // of them is the run's.
                 for gpu in gpus.iter_mut().filter(|gpu| gpu.in_use) {
@@ -65,12 +65,19 @@ impl GpuMonitor {
     }
 }
 
-/// Marks the device that the run trains on: where NVML sees its process, else by number. CUDA
-/// counts among the visible devices, NVML among all.
-fn mark_used(gpus: &mut [GpuReading], device: &str, visible: Option<&str>) {
+/// Marks the device that the run trains on: the one that CUDA says it is, else where NVML sees its
+/// process, else by number. CUDA counts among the visible devices, by default the fastest first; NVML
+/// counts all, by their slots.
+fn mark_used(gpus: &mut [GpuReading], device: &str, uuid: Option<&str>, visible: Option<&str>) {
     let Some(ordinal) = ordinal(device) else {
         return;
     };
+    for gpu in gpus.iter_mut() {
+        gpu.in_use = uuid == Some(&gpu.uuid);
+    }
+    if gpus.iter().any(|g| g.in_use) {
+        return;
+    }
     for gpu in gpus.iter_mut() {
         gpu.in_use = gpu.memory_run.is_some();
     }
@@ -134,11 +141,11 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let status = monitor(vec![two_gpus()], None).read("cuda:1", Some(7));
+        let status = monitor(vec![two_gpus()], None).read("cuda:1", None, Some(7));
         assert_eq!(memory(status), [None, Some(7)]);
         let mut seen = two_gpus();
         seen[0].memory_run = Some(9);
-        let status = monitor(vec![seen], None).read("cuda:0", Some(7));
+        let status = monitor(vec![seen], None).read("cuda:0", None, Some(7));
         assert_eq!(memory(status), [Some(9), None]);
     }
 
@@ -152,19 +159,25 @@ mod tests {
     #[test]
     fn a_gpu_that_stops_answering_is_lost_and_one_that_never_did_is_absent() {
         let mut lost = monitor(vec![two_gpus()], None);
-        assert!(matches!(lost.read("cpu", None), GpuStatus::Present { .. }));
-        assert!(matches!(lost.read("cpu", None), GpuStatus::Lost { .. }));
         assert!(matches!(
-            monitor(vec![], None).read("cpu", None),
+            lost.read("cpu", None, None),
+            GpuStatus::Present { .. }
+        ));
+        assert!(matches!(
+            lost.read("cpu", None, None),
+            GpuStatus::Lost { .. }
+        ));
+        assert!(matches!(
+            monitor(vec![], None).read("cpu", None, None),
             GpuStatus::NoNvml { .. }
         ));
         assert_eq!(
-            monitor(vec![vec![]], None).read("", None),
+            monitor(vec![vec![]], None).read("", None, None),
             GpuStatus::NoDevice
         );
         let mut none = GpuMonitor::new(Err("no library".into()), None);
         assert!(
-            matches!(none.read("cpu", None), GpuStatus::NoNvml { reason } if reason == "no library")
+            matches!(none.read("cpu", None, None), GpuStatus::NoNvml { reason } if reason == "no library")
         );
     }
 
@@ -179,16 +192,28 @@ mod tests {
             ("cuda:0", Some(""), [false, false]),
             ("cpu", None, [false, false]),
         ] {
-            let status = monitor(vec![two_gpus()], visible).read(device, None);
+            let status = monitor(vec![two_gpus()], visible).read(device, None, None);
             assert_eq!(used(status), expected, "{device} {visible:?}");
         }
+    }
+
+    #[test]
+    fn what_cuda_says_the_device_is_wins_over_everything_else() {
+        let mut gpus = two_gpus();
+        gpus[0].memory_run = Some(1 << 30);
+        let uuid = Some("GPU-bbbb-2");
+        let status = monitor(vec![gpus], Some("0")).read("cuda:0", uuid, None);
+        assert_eq!(used(status), [false, true]);
+        let unknown = Some("GPU-cccc-3");
+        let status = monitor(vec![two_gpus()], None).read("cuda:1", unknown, None);
+        assert_eq!(used(status), [false, true]);
     }
 
     #[test]
     fn the_device_that_holds_the_runs_process_wins_over_counting() {
         let mut gpus = two_gpus();
         gpus[1].memory_run = Some(1 << 30);
-        let status = monitor(vec![gpus], None).read("cuda:0", None);
+        let status = monitor(vec![gpus], None).read("cuda:0", None, None);
         assert_eq!(used(status), [false, true]);
     }
 }

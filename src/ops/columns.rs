@@ -5,8 +5,9 @@ use std::ops::Range;
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 
 /// The features `columns` of `x` of `[tokens, features]`.
 ///
@@ -17,10 +18,8 @@ pub fn select_columns(tape: &Tape, x: &Tensor, columns: Range<usize>) -> Result<
     if columns.is_empty() || columns.end > features {
         bail!("columns {columns:?} of {features} features");
     }
-    if !fused(x) {
-        return tape.composed([x], |[x]| {
-            x.narrow(1, columns.start, columns.len())?.contiguous()
-        });
+    if cuda::serves(x) {
+        return cuda::columns::select(tape, x, columns);
     }
     let width = columns.len();
     let y = with_floats(x, |x| {

@@ -8,6 +8,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
+use super::cuda;
 use super::linear::{frozen_linear, linear_forward};
 use super::lora::{LoraTerm, Pair, PairGradients, dropped};
 use super::matrix::Write;
@@ -49,8 +50,7 @@ pub fn adapted_row_norms(
     squares.maximum(f64::from(f32::MIN_POSITIVE))?.sqrt()
 }
 
-/// The output of a linear with one DoRA adapter at full strength, on the CPU in f32; gradients
-/// reach `x`, A, B and the magnitude.
+/// The output of a linear with one DoRA adapter at full strength; gradients reach `x`, A, B and the magnitude.
 pub(super) fn dora_linear(
     tape: &Tape,
     x: &Tensor,
@@ -58,6 +58,9 @@ pub(super) fn dora_linear(
     term: &LoraTerm,
     dora: &DoraTerm,
 ) -> Result<Tensor> {
+    if cuda::serves(x) {
+        return cuda::dora::linear(tape, x, weight, term, dora);
+    }
     let time = timed(Part::Linear);
     let linear = DoraLinear::new(weight, term, dora)?;
     let y = with_floats(x, |x| linear.forward(x))??;

@@ -4,6 +4,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cuda;
+use super::loss_sum::LossSum;
 use super::profile::{Part, timed};
 use super::tensors::with_floats;
 use super::weight::{FrozenWeight, HostWeight, Products};
@@ -27,7 +28,7 @@ pub fn cross_entropy(
     weight: &FrozenWeight,
     targets: &[u32],
     gradient: bool,
-) -> Result<(f64, Option<Tensor>)> {
+) -> Result<(LossSum, Option<Tensor>)> {
     let (tokens, features) = hidden.dims2()?;
     if tokens != targets.len() || features != weight.columns() {
         bail!("a loss over {} targets got {tokens} tokens", targets.len());
@@ -54,7 +55,7 @@ fn on_host(
     weight: &HostWeight,
     targets: &[u32],
     gradient: bool,
-) -> Result<(f64, Option<Tensor>)> {
+) -> Result<(LossSum, Option<Tensor>)> {
     let vocab_size = weight.rows();
     let chunk = tokens_at_once(vocab_size);
     let mut logits = vec![0.0; chunk.min(targets.len()) * vocab_size];
@@ -93,7 +94,7 @@ fn on_host(
     } else {
         None
     };
-    Ok((loss, d_hidden))
+    Ok((LossSum::Known(loss), d_hidden))
 }
 
 wide! {
@@ -130,7 +131,7 @@ mod tests {
         weight: &FrozenWeight,
         targets: &[u32],
         gradient: bool,
-    ) -> Result<(f64, Option<Tensor>)> {
+    ) -> Result<(LossSum, Option<Tensor>)> {
         let chunk = tokens_at_once(weight.rows());
         let mut loss = 0.0;
         let mut parts = Vec::new();
@@ -154,7 +155,7 @@ mod tests {
             true => None,
             false => Some(Tensor::cat(&parts, 0)?),
         };
-        Ok((loss, d_hidden))
+        Ok((LossSum::Known(loss), d_hidden))
     }
 
     fn weight(rows: usize, columns: usize) -> FrozenWeight {
@@ -177,7 +178,7 @@ mod tests {
             let moved = |by: f32| {
                 let mut hidden = hidden.clone();
                 hidden[i] += by;
-                loss(&hidden).0
+                loss(&hidden).0.value().unwrap()
             };
             let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
             assert!((slope - f64::from(gradient[i])).abs() < 2e-4, "{i}");
@@ -193,6 +194,7 @@ mod tests {
         let targets: Vec<u32> = (0..40).map(|i| i * 27_001).collect();
         let (loss, gradient) = cross_entropy(&hidden, &weight, &targets, true).unwrap();
         let (plain, plain_gradient) = composed(&hidden, &weight, &targets, true).unwrap();
+        let (loss, plain) = (loss.value().unwrap(), plain.value().unwrap());
         assert!((loss - plain).abs() < 1e-5 * plain, "{loss} {plain}");
         let (a, b) = (gradient.unwrap(), plain_gradient.unwrap());
         for (a, b) in to_vec(&a).unwrap().iter().zip(to_vec(&b).unwrap()) {

@@ -7,7 +7,7 @@ use super::bias::add_slice;
 use super::conv::Grid;
 use super::cuda;
 use super::tape::Tape;
-use super::tensors::{fused, with_floats};
+use super::tensors::with_floats;
 
 /// Every pixel of `x` `[grid.rows(), channels]` as a square of four, and the grid they lie on.
 ///
@@ -65,8 +65,8 @@ pub fn join_channels(tape: &Tape, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if rows != b_rows {
         bail!("{rows} and {b_rows} rows are to be joined");
     }
-    if !fused(a) {
-        return tape.composed([a, b], |[a, b]| Tensor::cat(&[a, b], 1));
+    if cuda::serves(a) {
+        return cuda::columns::join(tape, a, b);
     }
     let y = with_floats(a, |a| {
         with_floats(b, |b| {

@@ -129,7 +129,7 @@ fn with_dora(
     residual: Residual<'_>,
 ) -> Result<Tensor> {
     let y = match terms {
-        [term] if fused(x) && term.strength == 1.0 => match &term.dora {
+        [term] if term.strength == 1.0 => match &term.dora {
             Some(dora) => dora_linear(tape, x, weight, term, dora)?,
             None => bail!("an adapter without magnitudes is no DoRA"),
         },

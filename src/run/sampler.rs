@@ -31,7 +31,11 @@ pub fn start(folder: &RunFolder, hub: Hub) -> Result<Sender<()>> {
             let mut host = HostMonitor::new(&root);
             loop {
                 hub.emit(EventKind::Hardware {
-                    gpu: gpu.read(&hub.device(), train::device_memory()),
+                    gpu: gpu.read(
+                        &hub.device(),
+                        train::device_uuid().as_deref(),
+                        train::device_memory(),
+                    ),
                     host: host.read(),
                 });
                 let pause = match hub.phase() {

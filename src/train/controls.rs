@@ -66,6 +66,7 @@ impl Trainer<'_> {
     /// it was, or with the reason to end it.
     pub fn attend(&mut self) -> Flow<()> {
         while let Ok(control) = self.inbox.controls.try_recv() {
+            self.settle()?;
             self.handle(control)?;
         }
         self.serve_waiting()?;

@@ -14,6 +14,7 @@ impl Trainer<'_> {
     /// Evaluates the adapter, and the bare base where that was not done yet; returns the adapter's
     /// mean loss per token or picture. Controls are taken in between batches.
     pub fn evaluate(&mut self) -> Flow<f64> {
+        self.settle()?;
         let clock = Instant::now();
         let left = self.stage.enter(PhaseName::Evaluating, "held-out loss");
         let outer = std::mem::replace(&mut self.occupied, true);
@@ -22,7 +23,7 @@ impl Trainer<'_> {
             self.progress.base_loss = Some(Num(loss));
         }
         // A new adapter's B is zero: before the first update it is the bare base.
-        let bare = self.optimizer.updates == 0 && self.config.init_from.is_none();
+        let bare = self.optimizer.updates() == 0 && self.config.init_from.is_none();
         let loss = match self.progress.base_loss {
             Some(base) if bare => base.0,
             _ => self.held_out_loss(true)?,
@@ -67,13 +68,13 @@ impl Trainer<'_> {
             });
             match computed {
                 Ok(piece) => {
-                    sums.loss += piece.loss;
-                    sums.weight += piece.weight;
+                    sums.add(piece)?;
                     done += records;
                 }
                 Err(e) => self.out_of_memory(e, records, Work::Eval)?,
             }
         }
-        Ok(sums.loss / sums.weight as f64)
+        let loss = sums.loss.value().map_err(anyhow::Error::from)?;
+        Ok(loss / sums.weight as f64)
     }
 }

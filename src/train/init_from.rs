@@ -113,16 +113,16 @@ fn numbers(
     let (rank, wanted) = (given.a.dim(0)?, fresh.a.dim(0)?);
     let beyond = wanted - rank;
     let numbers = match part {
-        Part::Magnitude => return Ok(given.magnitude.as_ref().map(|m| m.as_detached_tensor())),
-        Part::A if beyond == 0 => given.a.as_detached_tensor(),
+        Part::Magnitude => return Ok(given.magnitude.as_ref().map(|m| m.as_tensor().clone())),
+        Part::A if beyond == 0 => given.a.as_tensor().clone(),
         Part::A => {
-            let drawn = fresh.a.as_detached_tensor().narrow(0, rank, beyond)?;
-            Tensor::cat(&[&given.a.as_detached_tensor(), &drawn], 0)?
+            let drawn = fresh.a.as_tensor().clone().narrow(0, rank, beyond)?;
+            Tensor::cat(&[&given.a.as_tensor().clone(), &drawn], 0)?
         }
         Part::B => {
             let b = match factor {
-                1.0 => given.b.as_detached_tensor(),
-                _ => (given.b.as_detached_tensor() * factor)?,
+                1.0 => given.b.as_tensor().clone(),
+                _ => (given.b.as_tensor().clone() * factor)?,
             };
             b.pad_with_zeros(1, 0, beyond)?
         }
@@ -169,7 +169,7 @@ mod tests {
         let drawn: Vec<f32> = fresh.pairs[0].a.flatten_all().unwrap().to_vec1().unwrap();
         let notes = start_from(&fresh, &given).unwrap();
         assert!(notes[0].contains("raised to 4"), "{notes:?}");
-        let numbers = |var: &candle_core::Var| var.to_vec2::<f32>().unwrap();
+        let numbers = |var: &crate::model::Variable| var.to_vec2::<f32>().unwrap();
         let (old, new) = (&given.pairs[0], &fresh.pairs[0]);
         assert_eq!(numbers(&new.a)[..2], numbers(&old.a));
         for (new, old) in numbers(&new.b).iter().zip(numbers(&old.b)) {

@@ -34,6 +34,12 @@ pub fn device_memory() -> Option<u64> {
     Some(ops::memory_in_use()?.0)
 }
 
+/// The UUID of the GPU that this process computes on, as NVML has it; `None` without one. From any
+/// thread.
+pub fn device_uuid() -> Option<String> {
+    ops::device_uuid()
+}
+
 /// What the process may still take, and what sets the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Room {

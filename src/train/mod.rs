@@ -25,6 +25,8 @@ pub mod schedule;
 mod setup;
 mod shrink;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod text;
 mod trainer;
 
@@ -38,7 +40,7 @@ use anyhow::{Context, Result};
 pub use adapter::{AdapterPlan, adapter_plan};
 pub use device::{dtype, open_device};
 pub use image::image_adapter_plan;
-pub use memory::device_memory;
+pub use memory::{device_memory, device_uuid};
 pub use plan::Plan;
 pub use preflight::{AdapterSize, Preflight, adapter_format, preflight};
 

@@ -12,6 +12,7 @@ use crate::adapter::Written;
 use crate::config::{ExportFormat, RunConfig};
 use crate::data::Cursor;
 use crate::model::{Active, DropoutKey, LoraSet};
+use crate::ops::LossSum;
 use crate::protocol::EventKind;
 
 /// A base with the data it is trained on.
@@ -162,10 +163,18 @@ impl AddAssign for Volume {
 }
 
 /// Sums over rows: the loss, and what it is divided by (trained tokens, or pictures).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    pub loss: f64,
+    pub loss: LossSum,
     pub weight: u64,
+}
+
+impl Sums {
+    pub fn add(&mut self, other: Sums) -> Result<()> {
+        self.loss.add(other.loss)?;
+        self.weight += other.weight;
+        Ok(())
+    }
 }
 
 /// Forward and backward over a piece.

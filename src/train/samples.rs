@@ -41,7 +41,7 @@ impl Trainer<'_> {
         let left = self.stage.enter(PhaseName::Sampling, "");
         let outer = std::mem::replace(&mut self.occupied, true);
         // A new adapter's B is zero: before the first update it is the bare base.
-        let bare = self.optimizer.updates == 0 && self.config.init_from.is_none();
+        let bare = self.optimizer.updates() == 0 && self.config.init_from.is_none();
         let mut samples = Vec::new();
         for prompt in prompts {
             let base = match self.base_samples.get(prompt) {

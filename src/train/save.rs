@@ -40,6 +40,7 @@ impl Trainer<'_> {
         if step == 0 || self.saved_at == Some(step) || self.last_save.elapsed() < SAVE_EVERY {
             return Ok(());
         }
+        self.settle()?;
         if !self.paused {
             return self.save_or_pause(CheckpointReason::Time);
         }
@@ -64,7 +65,7 @@ impl Trainer<'_> {
             checkpoint::write(
                 &self.folders.checkpoints,
                 &self.set,
-                &self.optimizer,
+                self.optimizer.state()?.as_ref(),
                 &self.state(),
                 self.objective
                     .checkpoint_files(&self.set, &self.config, self.progress.step)?,
@@ -117,7 +118,7 @@ impl Trainer<'_> {
             total_steps: self.plan.total_steps,
             epoch: plan::epoch(self.objective.per_epoch(), progress.cursor),
             cursor: progress.cursor,
-            updates: self.optimizer.updates,
+            updates: self.optimizer.updates(),
             total_tokens: progress.total_tokens,
             non_finite_in_a_row: progress.non_finite_in_a_row,
             base_loss: progress.base_loss,

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::checkpoint::{self, DataFingerprint, State};
 use super::objective::Objective;
-use super::optimizer::AdamW;
+use super::optimizer::{AdamW, Optimizer};
 use super::plan::Plan;
 use super::preflight::AdapterSize;
 use super::stage::Stage;
@@ -25,7 +25,7 @@ pub(super) struct Setup {
     pub fingerprint: DataFingerprint,
     pub plan: Plan,
     pub set: LoraSet,
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     pub recompute: bool,
     /// Of the checkpoint the run goes on from.
     pub state: Option<State>,
@@ -120,7 +120,7 @@ pub(super) fn open(
     }
 
     telling.loading("making the adapter");
-    let set = match resume {
+    let mut set = match resume {
         Some(checkpoint) => adapter::resumed(config, checkpoint, objective.as_ref())?,
         None => {
             let (set, notes) = adapter::fresh(config, objective.as_ref())?;
@@ -128,12 +128,13 @@ pub(super) fn open(
             set
         }
     };
-    let optimizer = match (resume, &state) {
+    let moments = match (resume, &state) {
         (Some(checkpoint), Some(state)) => {
             checkpoint::read_moments(checkpoint, &set, state.updates)?
         }
         _ => AdamW::new(&set),
     };
+    let optimizer = Optimizer::new(&mut set, moments)?;
     let plan = Plan::new(config, objective.per_epoch());
     reporter.emit(objective.model_event(&set));
     reporter.emit(plan.event());

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::{Room, room};
 use super::objective::{Batch, Sums};
-use super::optimizer::Values;
 use super::trainer::{Flow, Interrupt, Trainer};
 use crate::config::OnOom;
 use crate::model::DropoutKey;
@@ -116,13 +115,8 @@ fn room_now() -> Room {
 }
 
 impl Trainer<'_> {
-    /// Adds loss and gradients of a micro-batch to `gradients`, in pieces that fit into memory.
-    pub fn compute(
-        &mut self,
-        batch: &dyn Batch,
-        dropout: Option<DropoutKey>,
-        gradients: &mut Values,
-    ) -> Flow<Sums> {
+    /// Adds loss and gradients of a micro-batch to the optimizer's, in pieces that fit into memory.
+    pub fn compute(&mut self, batch: &dyn Batch, dropout: Option<DropoutKey>) -> Flow<Sums> {
         let mut sums = Sums::default();
         let (mut done, mut tokens_before) = (0, 0);
         while done < batch.rows() {
@@ -137,9 +131,8 @@ impl Trainer<'_> {
             });
             match computed {
                 Ok(pass) => {
-                    gradients.add(&pass.gradients)?;
-                    sums.loss += pass.sums.loss;
-                    sums.weight += pass.sums.weight;
+                    self.optimizer.add(&pass.gradients)?;
+                    sums.add(pass.sums)?;
                     tokens_before += pass.computed;
                     done += records;
                 }
@@ -155,6 +148,7 @@ impl Trainer<'_> {
         if !is_out_of_memory(&error) {
             return Err(error.into());
         }
+        self.settle()?;
         let during = match work {
             Work::Step => format!("in step {}", self.progress.step + 1),
             Work::Eval => "in an eval".to_owned(),

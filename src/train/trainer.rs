@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::checkpoint::{BestEval, DataFingerprint};
 use super::controls::{Asked, Inbox};
 use super::memory::peak_bytes;
-use super::objective::{Made, Objective, Taken, Volume};
-use super::optimizer::{AdamW, Rates, Values, clip};
+use super::objective::{Made, Objective, Sums, Taken, Volume};
+use super::optimizer::{Optimizer, Rates, StepOutcome, StepSums};
 use super::plan::{self, Plan};
 use super::schedule::factor;
 use super::setup::Setup;
@@ -52,6 +52,13 @@ pub(super) struct Progress {
     pub sampled_at: Option<u64>,
 }
 
+/// A step that was made as far as the host is concerned.
+struct Unsettled {
+    epoch: f64,
+    learning_rate: f64,
+    volume: Volume,
+}
+
 pub(super) struct Trainer<'a> {
     pub config: RunConfig,
     pub folders: &'a Folders,
@@ -65,7 +72,11 @@ pub(super) struct Trainer<'a> {
     pub held_out: u64,
     pub plan: Plan,
     pub set: LoraSet,
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
+    /// The last step, while nobody knows what it came to.
+    unsettled: Option<Unsettled>,
+    /// Seconds of work since the last step was settled.
+    worked: f64,
     pub progress: Progress,
     /// How micro-batches are computed: as configured, or smaller after memory ran out.
     pub pieces: Pieces,
@@ -127,6 +138,8 @@ impl<'a> Trainer<'a> {
             plan: setup.plan,
             set: setup.set,
             optimizer: setup.optimizer,
+            unsettled: None,
+            worked: 0.0,
             progress,
             pieces,
             configured_pieces,
@@ -146,6 +159,9 @@ impl<'a> Trainer<'a> {
         self.tell_pieces();
         loop {
             // What is due between two steps. After a resume, what was due and not yet done.
+            if self.something_is_due() {
+                self.settle()?;
+            }
             if self.eval_is_due() {
                 self.evaluate()?;
             }
@@ -161,8 +177,8 @@ impl<'a> Trainer<'a> {
 
             // Forward and backward over the micro-batches of the step.
             let step = self.progress.step + 1;
-            let mut gradients = Values::zeros(&self.set);
-            let (mut loss_sum, mut weight, mut seconds) = (0.0, 0u64, 0.0);
+            self.optimizer.begin(&self.set)?;
+            let mut sums = Sums::default();
             let mut volume = Volume::default();
             let mut cursor = self.progress.cursor;
             let epoch = cursor.epoch;
@@ -180,47 +196,34 @@ impl<'a> Trainer<'a> {
                     micro_batch: i as u32,
                     tokens_before: 0,
                 });
-                let sums = self.compute(batch.as_ref(), dropout, &mut gradients)?;
-                loss_sum += sums.loss;
-                weight += sums.weight;
+                sums.add(self.compute(batch.as_ref(), dropout)?)?;
                 volume += batch.volume();
                 cursor = after;
-                seconds += clock.elapsed().as_secs_f64();
+                self.worked += clock.elapsed().as_secs_f64();
             }
+            // A GPU is at work on this step by now: what the last one came to is not waited for long.
+            self.settle()?;
 
             // The update, with the mean over all trained tokens or pictures of the step.
             let clock = Instant::now();
-            let loss = loss_sum / weight as f64;
-            gradients.scale((1.0 / weight as f64) as f32);
-            let norm = clip(&mut gradients, self.config.max_grad_norm);
             let rates = self.rates(step);
-            let finite = loss.is_finite() && norm.is_finite();
-            if finite {
-                self.optimizer.update(&self.set, &gradients, rates)?;
-                self.progress.non_finite_in_a_row = 0;
-            } else {
-                self.progress.non_finite_in_a_row += 1;
-            }
+            let sums = StepSums {
+                loss: sums.loss,
+                weight: sums.weight,
+            };
+            self.optimizer
+                .update(&self.set, &sums, self.config.max_grad_norm, rates)?;
             self.progress.step = step;
             self.progress.cursor = cursor;
             self.progress.total_tokens += volume.tokens;
-            seconds += clock.elapsed().as_secs_f64();
-
-            if finite {
-                self.reporter.emit(EventKind::Step(StepMetrics {
-                    step,
-                    epoch: plan::epoch(self.objective.per_epoch(), cursor),
-                    loss: Num(loss),
-                    learning_rate: rates.learning_rate,
-                    grad_norm: Num(norm),
-                    tokens: volume.tokens,
-                    images: volume.images,
-                    total_tokens: self.progress.total_tokens,
-                    seconds,
-                    peak_memory_bytes: peak_bytes(),
-                }));
-            } else {
-                self.report_non_finite(loss, norm)?;
+            self.unsettled = Some(Unsettled {
+                epoch: plan::epoch(self.objective.per_epoch(), cursor),
+                learning_rate: rates.learning_rate,
+                volume,
+            });
+            self.worked += clock.elapsed().as_secs_f64();
+            if !self.optimizer.is_late() {
+                self.settle()?;
             }
         }
         self.export_or_pause()?;
@@ -230,6 +233,36 @@ impl<'a> Trainer<'a> {
             step: self.progress.step,
             seconds: started.elapsed().as_secs_f64(),
         });
+        Ok(())
+    }
+
+    /// Learns what the last step came to, if nobody did yet, and tells it. Everything but the launch
+    /// of another step comes after this. Pauses when updates that are not finite follow one another.
+    pub fn settle(&mut self) -> Flow<()> {
+        let Some(last) = self.unsettled.take() else {
+            return Ok(());
+        };
+        let clock = Instant::now();
+        let outcome = self.optimizer.outcome()?;
+        self.worked += clock.elapsed().as_secs_f64();
+        let seconds = std::mem::take(&mut self.worked);
+        if !outcome.is_finite() {
+            self.progress.non_finite_in_a_row += 1;
+            return self.report_non_finite(outcome);
+        }
+        self.progress.non_finite_in_a_row = 0;
+        self.reporter.emit(EventKind::Step(StepMetrics {
+            step: self.progress.step,
+            epoch: last.epoch,
+            loss: Num(outcome.loss),
+            learning_rate: last.learning_rate,
+            grad_norm: Num(outcome.norm),
+            tokens: last.volume.tokens,
+            images: last.volume.images,
+            total_tokens: self.progress.total_tokens,
+            seconds,
+            peak_memory_bytes: peak_bytes(),
+        }));
         Ok(())
     }
 
@@ -255,12 +288,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// Reports a skipped update; pauses when they follow one another.
-    fn report_non_finite(&mut self, loss: f64, norm: f64) -> Flow<()> {
+    fn report_non_finite(&mut self, outcome: StepOutcome) -> Flow<()> {
         let in_a_row = self.progress.non_finite_in_a_row;
         self.reporter.emit(EventKind::NonFinite {
             step: self.progress.step,
-            loss: Num(loss),
-            grad_norm: Num(norm),
+            loss: Num(outcome.loss),
+            grad_norm: Num(outcome.norm),
             in_a_row,
         });
         if in_a_row >= NON_FINITE_LIMIT {
@@ -271,6 +304,13 @@ impl<'a> Trainer<'a> {
             self.progress.non_finite_in_a_row = 0;
         }
         Ok(())
+    }
+
+    fn something_is_due(&self) -> bool {
+        self.eval_is_due()
+            || self.samples_are_due()
+            || self.checkpoint_is_due().is_some()
+            || self.progress.step >= self.plan.total_steps
     }
 
     fn eval_is_due(&self) -> bool {

@@ -150,7 +150,7 @@ pub(super) fn image_memory(
 
 /// Free bytes of a GPU, as NVML tells.
 fn free_on_gpu(index: usize) -> Option<u64> {
-    match GpuMonitor::open().read(&format!("cuda:{index}"), None) {
+    match GpuMonitor::open().read(&format!("cuda:{index}"), None, None) {
         GpuStatus::Present { gpus } => {
             let gpu = gpus.into_iter().find(|gpu| gpu.in_use)?;
             Some(gpu.memory_total.saturating_sub(gpu.memory_used))

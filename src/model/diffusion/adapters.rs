@@ -1,7 +1,7 @@
 //! The adapters of a pass, by module of the part that it goes through.
 
+use crate::ops::Variable;
 use anyhow::Result;
-use candle_core::Var;
 
 use super::modules::Adaptable;
 use crate::error::input_error;
@@ -61,7 +61,7 @@ impl Terms {
                          have no place for it; remove use_dora",
                     ));
                 }
-                let tensor = |var: &Var| var.as_tensor().clone();
+                let tensor = |var: &Variable| var.as_tensor().clone();
                 by_module[index].push(LoraTerm {
                     a: tensor(&pair.a),
                     b: tensor(&pair.b),

@@ -11,7 +11,7 @@ use super::layers::Pass;
 use super::text::{TextCondition, TextEncoders};
 use super::unet::{Shared, UNet, UNetInput};
 use crate::model::{Active, DropoutKey, LoraSet, Parameter};
-use crate::ops::{Grid, Tape};
+use crate::ops::{Grid, LossSum, Tape};
 
 /// Where the text of a training pass comes from.
 pub enum Text<'a> {
@@ -28,7 +28,7 @@ pub enum Text<'a> {
 
 /// What a training pass gives.
 pub struct ImagePass {
-    pub loss: f64,
+    pub loss: LossSum,
     /// Of the loss for every parameter of the set, in its order, f32.
     pub gradients: Vec<Tensor>,
 }
@@ -73,7 +73,7 @@ impl UNet {
         set: &LoraSet,
         dropout: Option<DropoutKey>,
         recompute: bool,
-        loss: impl FnOnce(&Tensor) -> Result<(f64, Tensor)>,
+        loss: impl FnOnce(&Tensor) -> Result<(LossSum, Tensor)>,
     ) -> Result<ImagePass> {
         let parameters = set.parameters();
         let mut found = Found(vec![None; parameters.len()]);
@@ -220,9 +220,9 @@ impl<'a> Backward<'a> {
         &self,
         text: &TextCondition,
         recompute: bool,
-        loss: impl FnOnce(&Tensor) -> Result<(f64, Tensor)>,
+        loss: impl FnOnce(&Tensor) -> Result<(LossSum, Tensor)>,
         found: &mut Found,
-    ) -> Result<(f64, TextGradients)> {
+    ) -> Result<(LossSum, TextGradients)> {
         let unet = self.unet;
         let steps = &unet.steps;
         let wants_context = self.trained;

@@ -208,7 +208,7 @@ pub fn attention(
         let means = new_tensor((tokens, heads.queries), DType::F32, q.device())?;
         let rows = tokens * heads.queries;
         let grid = Blocks {
-            blocks: ((rows as u32).div_ceil(8), 1, 1),
+            blocks: ((rows as u32).div_ceil(8).max(1), 1, 1),
             threads: (32, 8, 1),
             shared_bytes: 0,
         };

@@ -127,6 +127,18 @@ __device__ __forceinline__ float row_max(float x) {
     return x;
 }
 
+// The sum over the block's threads (at most 256, a power of two), for the first of them. The order
+// of the additions depends on nothing but the block's size.
+__device__ __forceinline__ double block_sum(double x) {
+    __shared__ double sums[256];
+    sums[threadIdx.x] = x;
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < (unsigned)half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return sums[0];
+}
+
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // A kernel for each of the three float types: body(T).

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys as blas;
 use candle_core::cuda_backend::cudarc::driver::sys as cuda;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result,
+    CudaFunction, CudaStream, DevicePtr, LaunchConfig, PinnedHostSlice, PushKernelArg, result,
 };
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::{CudaStorage, DType, Device, Error, Result, Storage, Tensor, bail};
@@ -21,8 +21,9 @@ use super::product::Call;
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 thread_local! {
-    /// Kernels that were looked up, by device and name.
-    static FUNCTIONS: RefCell<HashMap<(DeviceId, String), Rc<CudaFunction>>> = RefCell::default();
+    /// Kernels that were looked up, by device and name, and the most shared memory each may have.
+    static FUNCTIONS: RefCell<HashMap<(DeviceId, String), (Rc<CudaFunction>, u32)>> =
+        RefCell::default();
 }
 
 /// Shared memory that a block may have without asking.
@@ -104,6 +105,27 @@ pub fn memory_in_use() -> Option<(u64, u64)> {
     ))
 }
 
+/// The prepared device as NVML and `nvidia-smi` call it: `GPU-` and its UUID. CUDA counts devices in an
+/// order of its own, and `CUDA_VISIBLE_DEVICES` hides some.
+pub fn device_uuid() -> Option<String> {
+    let device = prepared()?;
+    let ordinal = i32::try_from(device.cuda_stream().context().ordinal()).ok()?;
+    let uuid = result::device::get_uuid(result::device::get(ordinal).ok()?).ok()?;
+    let hex: String = uuid
+        .bytes
+        .iter()
+        .map(|&b| format!("{:02x}", b as u8))
+        .collect();
+    let parts = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ];
+    Some(format!("GPU-{}", parts.join("-")))
+}
+
 /// Returns freed memory of the prepared device to the driver: after memory ran out, a smaller attempt
 /// must not meet what the larger one left in pieces. What cannot be returned stays.
 pub fn trim_memory() {
@@ -166,14 +188,21 @@ fn function(
     shared: u32,
 ) -> Result<Rc<CudaFunction>> {
     let key = (device.id(), kernel.to_owned());
-    if let Some(known) = FUNCTIONS.with_borrow(|known| known.get(&key).cloned()) {
-        return Ok(known);
-    }
-    let Some((_, ptx)) = KERNELS.iter().find(|(name, _)| *name == module) else {
-        bail!("no kernels are called {module}");
+    let known = FUNCTIONS.with_borrow(|known| known.get(&key).cloned());
+    let (found, allowed) = match known {
+        Some(known) => known,
+        None => {
+            let Some((_, ptx)) = KERNELS.iter().find(|(name, _)| *name == module) else {
+                bail!("no kernels are called {module}");
+            };
+            let found = device.get_or_load_custom_func(kernel, module, ptx)?;
+            (Rc::new(found.into_cuda_function()), 0)
+        }
     };
-    let found = device.get_or_load_custom_func(kernel, module, ptx)?;
-    let found = Rc::new(found.into_cuda_function());
+    if allowed > 0 && shared <= allowed {
+        return Ok(found);
+    }
+    // The same kernel may be started with other heads later, and need more.
     if shared > SHARED_WITHOUT_ASKING {
         let attribute =
             cuda::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -181,7 +210,8 @@ fn function(
             .set_attribute(attribute, shared as i32)
             .map_err(|e| failed(&format!("{shared} bytes of shared memory for {kernel}"), e))?;
     }
-    FUNCTIONS.with_borrow_mut(|known| known.insert(key, found.clone()));
+    let allowed = shared.max(SHARED_WITHOUT_ASKING);
+    FUNCTIONS.with_borrow_mut(|known| known.insert(key, (found.clone(), allowed)));
     Ok(found)
 }
 
@@ -246,6 +276,44 @@ pub(super) fn launch(
     match unsafe { builder.launch(config) } {
         Ok(_) => Ok(()),
         Err(e) => Err(failed(&format!("the kernel {kernel} {grid:?}"), e)),
+    }
+}
+
+/// Memory of the host that the device writes to by itself.
+pub(super) struct Pinned(PinnedHostSlice<f64>);
+
+impl Pinned {
+    pub fn new(device: &Device, length: usize) -> Result<Self> {
+        let stream = cuda_device(device)?.cuda_stream();
+        // SAFETY: what is read from it was copied there before.
+        let pinned = unsafe { stream.context().alloc_pinned_with_flags(length, 0) };
+        let pinned = pinned.map_err(|e| failed("memory that the device can write to", e))?;
+        Ok(Pinned(pinned))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Copies `numbers`, of as many, once the work before this is done; does not wait.
+    pub fn copy_from(&mut self, numbers: &Tensor) -> Result<()> {
+        let stream = cuda_device(numbers.device())?.cuda_stream();
+        let (storage, layout) = numbers.storage_and_layout();
+        let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+        else {
+            bail!("numbers that are read later must be contiguous, on a GPU");
+        };
+        let numbers = storage.as_cuda_slice::<f64>()?.slice(start..end);
+        stream
+            .memcpy_dtoh(&numbers, &mut self.0)
+            .map_err(|e| failed("reading numbers of the device", e))
+    }
+
+    /// Waits for the last copy.
+    pub fn read(&self) -> Result<Vec<f64>> {
+        let numbers = self.0.as_slice();
+        let numbers = numbers.map_err(|e| failed("waiting for the device", e))?;
+        Ok(numbers.to_vec())
     }
 }
 

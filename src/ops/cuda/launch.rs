@@ -13,6 +13,7 @@ pub enum Argument<'a> {
     Word(u32),
     Long(i64),
     Float(f32),
+    Double(f64),
 }
 
 impl Argument<'_> {
@@ -24,6 +25,7 @@ impl Argument<'_> {
             Argument::Word(x) => u64::from(x),
             Argument::Long(x) => x as u64,
             Argument::Float(x) => u64::from(x.to_bits()),
+            Argument::Double(x) => x.to_bits(),
         }
     }
 }
@@ -47,6 +49,15 @@ impl Blocks {
         let blocks = (count as u64).div_ceil(u64::from(THREADS)).clamp(1, BLOCKS);
         Blocks {
             blocks: (blocks as u32, 1, 1),
+            threads: (THREADS, 1, 1),
+            shared_bytes: 0,
+        }
+    }
+
+    /// For a sum that one block takes.
+    pub fn one() -> Blocks {
+        Blocks {
+            blocks: (1, 1, 1),
             threads: (THREADS, 1, 1),
             shared_bytes: 0,
         }

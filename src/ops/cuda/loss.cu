@@ -1,4 +1,4 @@
-// Cross-entropy of logits, and the optimizer.
+// The losses: cross-entropy of logits, squared errors of pictures.
 
 #include "common.cuh"
 
@@ -37,41 +37,29 @@ __device__ void cross_entropy(float *logits, const unsigned *targets, float *los
     }
 FOR_FLOATS(CROSS_ENTROPY)
 
-// AdamW with decoupled weight decay over flat buffers, in the order of torch's `AdamW`. Every
-// operation is rounded by itself, so that the numbers are those of the host.
-KERNEL(adamw, (float *x, const float *gradient, float *m, float *v, long long count, float coefficient, float decay,
-               float step_size, float correction, float one_minus_beta1, float beta2, float one_minus_beta2,
-               float epsilon)) {
-    for (long long at = thread_number(); at < count; at += thread_count()) {
-        const float g = __fmul_rn(gradient[at], coefficient);
-        const float first = __fadd_rn(m[at], __fmul_rn(__fsub_rn(g, m[at]), one_minus_beta1));
-        const float second = __fadd_rn(__fmul_rn(v[at], beta2), __fmul_rn(__fmul_rn(g, g), one_minus_beta2));
-        const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(second), correction), epsilon);
-        const float before = __fmul_rn(x[at], decay);
-        x[at] = __fsub_rn(before, __fmul_rn(step_size, __fdiv_rn(first, denominator)));
-        m[at] = first;
-        v[at] = second;
+// One block of 256 threads: total[0] = the sum of the losses, in f64.
+template <class T> __device__ __forceinline__ void total(const T *losses, double *sum, long long count) {
+    double mine = 0.0;
+    for (long long i = threadIdx.x; i < count; i += blockDim.x) mine += (double)losses[i];
+    mine = block_sum(mine);
+    if (threadIdx.x == 0) sum[0] = mine;
+}
+
+KERNEL(total_f32, (const float *losses, double *sum, long long count)) { total<float>(losses, sum, count); }
+KERNEL(total_f64, (const double *losses, double *sum, long long count)) { total<double>(losses, sum, count); }
+
+// One block of 256 threads per picture of `count` numbers: losses[picture] = scale * the sum of its
+// squared errors, and what it is the slope of. In f64, as on the host.
+KERNEL(squared_errors, (const float *predicted, const float *target, const double *scales, float *gradient,
+                        double *losses, long long count)) {
+    const double scale = scales[blockIdx.x];
+    const long long first = blockIdx.x * count;
+    double squares = 0.0;
+    for (long long at = first + threadIdx.x; at < first + count; at += blockDim.x) {
+        const double error = (double)predicted[at] - (double)target[at];
+        squares += error * error;
+        gradient[at] = (float)(2.0 * scale * error);
     }
-}
-
-// sum += factor * addend, rounded as on the host.
-KERNEL(accumulate, (float *sum, const float *addend, long long count)) {
-    for (long long at = thread_number(); at < count; at += thread_count()) sum[at] = __fadd_rn(sum[at], addend[at]);
-}
-
-KERNEL(scale, (float *x, long long count, float factor)) {
-    for (long long at = thread_number(); at < count; at += thread_count()) x[at] = __fmul_rn(x[at], factor);
-}
-
-// partial[block] = the sum of the block's squares, in f64 and in a fixed order.
-KERNEL(sum_of_squares, (const float *x, double *partial, long long count)) {
-    __shared__ double sums[256];
-    double sum = 0.0;
-    for (long long at = thread_number(); at < count; at += thread_count()) sum += (double)x[at] * x[at];
-    sums[threadIdx.x] = sum;
-    for (int half = blockDim.x / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < (unsigned)half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
+    squares = block_sum(squares);
+    if (threadIdx.x == 0) losses[blockIdx.x] = scale * squares;
 }

@@ -9,7 +9,9 @@
 //! host.
 
 pub(super) mod attention;
+pub(super) mod columns;
 pub(super) mod conv;
+pub(super) mod dora;
 pub(super) mod head;
 pub(super) mod images;
 pub(super) mod linear;
@@ -28,6 +30,7 @@ mod product;
 mod driver;
 #[cfg(test)]
 pub(super) mod emulated;
+mod mailbox;
 pub mod optimizer;
 #[cfg(test)]
 mod tests;
@@ -35,12 +38,13 @@ mod tests;
 use candle_core::{DType, Result, Shape, Tensor, bail};
 
 pub(super) use launch::{Argument, Blocks, launch, new_tensor};
+pub use mailbox::Mailbox;
 pub(super) use product::{Factor, multiply};
 
 #[cfg(feature = "cuda")]
-pub use driver::{device_product_rate, memory_in_use, prepare, trim_memory};
+pub use driver::{device_product_rate, device_uuid, memory_in_use, prepare, trim_memory};
 #[cfg(not(feature = "cuda"))]
-pub use without::{device_product_rate, memory_in_use, prepare, trim_memory};
+pub use without::{device_product_rate, device_uuid, memory_in_use, prepare, trim_memory};
 
 /// A program without CUDA has no device to look after.
 #[cfg(not(feature = "cuda"))]
@@ -57,6 +61,10 @@ mod without {
         None
     }
 
+    pub fn device_uuid() -> Option<String> {
+        None
+    }
+
     pub fn trim_memory() {}
 
     /// # Errors
@@ -67,7 +75,7 @@ mod without {
 }
 
 /// Whether operations on `x` are done by these kernels.
-pub(super) fn serves(x: &Tensor) -> bool {
+pub fn serves(x: &Tensor) -> bool {
     emulating() || x.device().is_cuda()
 }
 

@@ -136,6 +136,48 @@ template <class T> __device__ void scatter_rows(const T *dy, const unsigned *row
     }
 }
 
+// to[row, to_first + i] = from[row, from_first + i] for i < width.
+template <class T>
+__device__ void copy_columns(const T *from, T *to, long long rows, int width, int from_columns, int from_first,
+                             int to_columns, int to_first) {
+    for (long long at = thread_number(); at < rows * width; at += thread_count()) {
+        const long long row = at / width;
+        const int column = at % width;
+        to[row * to_columns + to_first + column] = from[row * from_columns + from_first + column];
+    }
+}
+
+// y = z * magnitude / norm, column by column.
+template <class T>
+__device__ void scale_columns(const T *z, const float *magnitudes, const float *norms, T *y, long long rows,
+                              int columns) {
+    for (long long at = thread_number(); at < rows * columns; at += thread_count()) {
+        const int column = at % columns;
+        y[at] = Narrow<T>::of(wide(z[at]) * (magnitudes[column] / norms[column]));
+    }
+}
+
+// sums[column] = the sum of z * dy over the rows, over the norm: a block takes 32 columns, its eight
+// warps take turns.
+template <class T>
+__device__ void magnitude_gradient(const T *z, const T *dy, const float *norms, float *sums, long long rows,
+                                   int columns) {
+    __shared__ float parts[8][32];
+    const int column = blockIdx.x * 32 + threadIdx.x;
+    float sum = 0.0f;
+    if (column < columns) {
+        for (long long row = threadIdx.y; row < rows; row += 8) {
+            sum += wide(z[row * columns + column]) * wide(dy[row * columns + column]);
+        }
+    }
+    parts[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && column < columns) {
+        for (int i = 1; i < 8; i++) sum += parts[i][threadIdx.x];
+        sums[column] = sum / norms[column];
+    }
+}
+
 #define POINTWISE(T, NAME)                                                                                         \
     KERNEL(swiglu_forward_##NAME, (const T *gate, const T *up, T *y, long long count)) {                           \
         swiglu_forward<T>(gate, up, y, count);                                                                     \
@@ -174,5 +216,17 @@ template <class T> __device__ void scatter_rows(const T *dy, const unsigned *row
     }                                                                                                              \
     KERNEL(scatter_rows_##NAME, (const T *dy, const unsigned *rows, T *dx, long long count, int columns)) {        \
         scatter_rows<T>(dy, rows, dx, count, columns);                                                             \
+    }                                                                                                              \
+    KERNEL(copy_columns_##NAME, (const T *from, T *to, long long rows, int width, int from_columns,                \
+                                 int from_first, int to_columns, int to_first)) {                                  \
+        copy_columns<T>(from, to, rows, width, from_columns, from_first, to_columns, to_first);                    \
+    }                                                                                                              \
+    KERNEL(scale_columns_##NAME, (const T *z, const float *magnitudes, const float *norms, T *y, long long rows,   \
+                                  int columns)) {                                                                  \
+        scale_columns<T>(z, magnitudes, norms, y, rows, columns);                                                  \
+    }                                                                                                              \
+    KERNEL(magnitude_gradient_##NAME,                                                                              \
+           (const T *z, const T *dy, const float *norms, float *sums, long long rows, int columns)) {              \
+        magnitude_gradient<T>(z, dy, norms, sums, rows, columns);                                                  \
     }
 FOR_FLOATS(POINTWISE)

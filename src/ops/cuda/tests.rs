@@ -11,14 +11,16 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::super::finite_differences::numbers;
+use super::super::squares::{Wanted, squared_errors};
 use super::super::{
-    Activation, Bytes, Dropout, FrozenConv, FrozenWeight, Grid, GroupNorm, Heads, HostWeight,
-    Kernel, LoraTerm, Residual, RopeTable, Sight, Span, Tape, activate, add_bias, add_to_images,
-    attention, conv2d, cross_entropy, embedding, geglu, group_norm, layer_norm,
-    lora_linear_with_bias, rms_norm, rope, select_rows, swiglu, to_vec, upsample,
+    Activation, Bytes, DoraTerm, Dropout, FrozenConv, FrozenWeight, Grid, GroupNorm, Heads,
+    HostWeight, Kernel, LoraTerm, Residual, RopeTable, Sight, Span, Tape, activate,
+    adapted_row_norms, add_bias, add_to_images, attention, conv2d, cross_entropy, embedding, geglu,
+    group_norm, join_channels, layer_norm, lora_linear, lora_linear_with_bias, rms_norm, rope,
+    select_columns, select_rows, swiglu, to_vec, upsample,
 };
 use super::emulated::emulated;
-use super::optimizer::{AdamWScalars, accumulate, adamw, scale, sum_of_squares};
+use super::optimizer::{AdamWScalars, accumulate, adamw, clear, conclude};
 
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
@@ -259,6 +261,52 @@ fn chosen_rows() {
 }
 
 #[test]
+fn columns_taken_apart_and_joined() {
+    let x = numbers(1, &[5, 13]);
+    check("select_columns", std::slice::from_ref(&x), |tape, t, _| {
+        let first = select_columns(tape, &t[0], 0..4)?;
+        let second = select_columns(tape, &t[0], 9..13)?;
+        swiglu(tape, &first, &second)
+    });
+    check("join_channels", &[x, numbers(2, &[5, 3])], |tape, t, _| {
+        join_channels(tape, &t[0], &t[1])
+    });
+}
+
+#[test]
+fn linears_with_dora_and_dropout() {
+    let (tokens, inputs, outputs, rank) = (21, 64, 37, 3);
+    for dtype in TYPES {
+        let weight = host(3, outputs, inputs, dtype);
+        // A column of magnitude 0 has a gradient like any other.
+        let mut magnitude =
+            to_vec(&(numbers(4, &[outputs]).abs().unwrap() + 0.5).unwrap()).unwrap();
+        magnitude[5] = 0.0;
+        let tensors = [
+            numbers(1, &[tokens, inputs]),
+            numbers(5, &[rank, inputs]),
+            numbers(6, &[outputs, rank]),
+            Tensor::from_vec(magnitude, outputs, &Device::Cpu).unwrap(),
+        ];
+        for dropout in [None, Some(dropout(5))] {
+            let what = format!("dora, dropout {dropout:?}");
+            check_beside(&what, &tensors, 1, dtype, |tape, t, place| {
+                let weight = place.weight(&weight);
+                let dora = DoraTerm {
+                    magnitude: t[3].clone(),
+                    norms: adapted_row_norms(&weight, &t[1], &t[2], 1.5)?,
+                };
+                let terms = [LoraTerm {
+                    dora: Some(dora),
+                    ..term(&t[1], &t[2], dropout)
+                }];
+                lora_linear(tape, &t[0], &weight, &terms, Residual::None)
+            });
+        }
+    }
+}
+
+#[test]
 fn images_grow_and_get_what_is_added() {
     let grid = Grid {
         images: 2,
@@ -383,7 +431,7 @@ fn linears_with_adapters_dropout_bias_and_residual() {
 
 #[test]
 fn the_loss_and_its_gradient_in_place() {
-    for (vocabulary, tokens, features) in [(1003, 5, 8), (37, 3, 4), (1_100_000, 17, 2)] {
+    for (vocabulary, tokens, features) in [(1003, 5, 8), (37, 3, 4), (1_100_000, 33, 2)] {
         let targets: Vec<u32> = (0..tokens)
             .map(|i| (i * 7919 % vocabulary) as u32)
             .collect();
@@ -395,7 +443,12 @@ fn the_loss_and_its_gradient_in_place() {
             let hidden = rounded(&numbers(1, &[tokens, features]), dtype);
             let run = |place: &Place| {
                 let hidden = place.put(&hidden.to_dtype(place.dtype).unwrap());
-                cross_entropy(&hidden, &place.weight(&weight), &targets, true).unwrap()
+                let weight = place.weight(&weight);
+                let (loss, gradient) = cross_entropy(&hidden, &weight, &targets, true).unwrap();
+                let (alone, none) = cross_entropy(&hidden, &weight, &targets, false).unwrap();
+                let loss = loss.value().unwrap();
+                assert!(none.is_none() && alone.value().unwrap() == loss);
+                (loss, gradient)
             };
             let (expected, expected_gradient) = run(&Place::cpu());
             let (got, got_gradient) = on_kernels(dtype, run);
@@ -548,38 +601,102 @@ fn keys_that_nobody_looks_at_get_no_gradient() {
 }
 
 #[test]
-fn adamw_gives_the_hosts_bits() {
-    let count = 1000;
-    let [x, gradient, m, v] = [1, 2, 3, 4].map(|seed| numbers(seed, &[count]));
-    let v = v.abs().unwrap();
-    let s = AdamWScalars {
-        coefficient: 0.7,
-        decay: 0.999,
-        step_size: 2e-3,
-        bias_correction2_sqrt: 0.1,
-        one_minus_beta1: (1.0 - 0.9f64) as f32,
-        beta2: 0.999,
-        one_minus_beta2: (1.0 - 0.999f64) as f32,
-        epsilon: 1e-8,
-    };
-    let [x0, g0, m0, v0] = [&x, &gradient, &m, &v].map(|t| to_vec(t).unwrap());
-    let (got, squares) = on_kernels(DType::F32, |place| {
-        let [x, gradient, m, v] = [&x, &gradient, &m, &v].map(|t| place.put(t).copy().unwrap());
-        adamw(&x, &gradient, &m, &v, s).unwrap();
-        let squares = sum_of_squares(&gradient).unwrap();
-        accumulate(&gradient, &m).unwrap();
-        scale(&gradient, 0.3).unwrap();
-        ([x, m, v, gradient].map(|t| to_vec(&t).unwrap()), squares)
-    });
-    for i in 0..count {
-        let g = g0[i] * s.coefficient;
-        let m = m0[i] + (g - m0[i]) * s.one_minus_beta1;
-        let v = v0[i] * s.beta2 + g * g * s.one_minus_beta2;
-        let denominator = v.sqrt() / s.bias_correction2_sqrt + s.epsilon;
-        let x = x0[i] * s.decay - s.step_size * (m / denominator);
-        let all = [got[0][i], got[1][i], got[2][i], got[3][i]];
-        assert_eq!(all, [x, m, v, (g0[i] + m) * 0.3], "{i}");
+fn squared_errors_of_pictures() {
+    // Fewer numbers than threads, and more.
+    for (pictures, pixels) in [(1, 3), (3, 211)] {
+        let (count, shape) = (pixels * 5, [pictures * pixels, 5]);
+        let target = to_vec(&numbers(2, &shape)).unwrap();
+        let wanted: Vec<Wanted<'_>> = target
+            .chunks(count)
+            .enumerate()
+            .map(|(i, target)| Wanted {
+                target,
+                weight: 0.5 + i as f64,
+            })
+            .collect();
+        let run = |place: &Place| {
+            let prediction = place.put(&numbers(1, &shape));
+            let (loss, gradient) = squared_errors(&prediction, &wanted).unwrap();
+            (loss.value().unwrap(), to_vec(&gradient).unwrap())
+        };
+        let (expected, expected_gradient) = run(&Place::cpu());
+        let (got, gradient) = on_kernels(DType::F32, run);
+        assert!(
+            (got - expected).abs() < 1e-12 * expected,
+            "{got} {expected}"
+        );
+        assert_eq!(gradient, expected_gradient);
     }
-    let expected: f64 = g0.iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-    assert!((squares - expected).abs() < 1e-12 * expected);
+}
+
+#[test]
+fn adamw_gives_the_hosts_bits_and_makes_no_update_of_what_is_not_finite() {
+    // Fewer numbers than a block has threads, and more than one pass of all blocks.
+    for count in [3, 1000, 200_003] {
+        let [x, gradient, m, v] = [1, 2, 3, 4].map(|seed| numbers(seed, &[count]));
+        let v = v.abs().unwrap();
+        let s = AdamWScalars {
+            decay: 0.999,
+            step_size: 2e-3,
+            bias_correction2_sqrt: 0.1,
+            one_minus_beta1: (1.0 - 0.9f64) as f32,
+            beta2: 0.999,
+            one_minus_beta2: (1.0 - 0.999f64) as f32,
+            epsilon: 1e-8,
+        };
+        let [x0, g0, m0, v0] = [&x, &gradient, &m, &v].map(|t| to_vec(t).unwrap());
+        let run = |loss: f64, spoil: Option<f32>, max_norm: f64| {
+            on_kernels(DType::F32, |place| {
+                let [x, addend, m, v] =
+                    [&x, &gradient, &m, &v].map(|t| place.put(t).copy().unwrap());
+                let gradient = numbers(9, &[count]);
+                let gradient = place.put(&gradient).copy().unwrap();
+                clear(&gradient).unwrap();
+                accumulate(&gradient, &addend).unwrap();
+                if let Some(spoil) = spoil {
+                    let mut numbers = vec![0.0; count];
+                    numbers[count - 1] = spoil;
+                    let numbers = Tensor::from_vec(numbers, count, &Device::Cpu).unwrap();
+                    accumulate(&gradient, &place.put(&numbers)).unwrap();
+                }
+                let loss = place.put(&Tensor::new(&[loss], &Device::Cpu).unwrap());
+                let outcome = conclude(&gradient, &loss, 3, max_norm).unwrap();
+                adamw(&x, &gradient, (&m, &v), &outcome, s).unwrap();
+                let outcome: Vec<f64> = outcome.to_vec1().unwrap();
+                ([x, m, v].map(|t| to_vec(&t).unwrap()), outcome)
+            })
+        };
+        let third = (1.0 / 3.0f64) as f32;
+        let squares = g0.iter().map(|&g| f64::from(g * third).powi(2));
+        let norm = squares.sum::<f64>().sqrt();
+        for max_norm in [0.0, norm / 2.0, norm * 2.0] {
+            let ([x, m, v], outcome) = run(6.0, None, max_norm);
+            assert_eq!(outcome[0], 2.0);
+            assert!((outcome[1] - norm).abs() < 1e-12 * norm);
+            let clips = max_norm > 0.0 && max_norm < norm;
+            let expected = if clips { max_norm / (norm + 1e-6) } else { 1.0 };
+            assert!((outcome[2] - expected).abs() < 1e-12);
+            let coefficient = outcome[2] as f32;
+            for i in 0..count {
+                let g = g0[i] * third * coefficient;
+                let m1 = m0[i] + (g - m0[i]) * s.one_minus_beta1;
+                let v1 = v0[i] * s.beta2 + g * g * s.one_minus_beta2;
+                let denominator = v1.sqrt() / s.bias_correction2_sqrt + s.epsilon;
+                let x1 = x0[i] * s.decay - s.step_size * (m1 / denominator);
+                assert_eq!([x[i], m[i], v[i]], [x1, m1, v1], "{i}");
+            }
+        }
+        for (loss, spoil) in [
+            (f64::NAN, None),
+            (f64::INFINITY, None),
+            (6.0, Some(f32::NAN)),
+            (6.0, Some(f32::NEG_INFINITY)),
+        ] {
+            let ([x, m, v], outcome) = run(loss, spoil, 1.0);
+            assert!(outcome[2].is_nan());
+            assert_eq!((x, m, v), (x0.clone(), m0.clone(), v0.clone()));
+            assert_eq!(outcome[0].is_finite(), loss.is_finite());
+            assert_eq!(outcome[1].is_finite(), spoil.is_none());
+        }
+    }
 }

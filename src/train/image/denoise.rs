@@ -1,12 +1,13 @@
 //! The loss of denoising: how a latent is noised, what the UNet is to say of it, and how much each
 //! picture counts.
 
-use anyhow::{Result, ensure};
-use candle_core::{DType, Tensor};
+use anyhow::Result;
+use candle_core::Tensor;
 
 use super::latents::Latent;
 use crate::generate::image::NoiseLevels;
 use crate::model::diffusion::Prediction;
+use crate::ops::{LossSum, Wanted, squared_errors};
 use crate::random::{Purpose, Stream};
 
 /// Settings of the objective.
@@ -114,28 +115,13 @@ impl Denoising {
 
 /// The sum over pictures of the weighted mean squared error, and its gradient with respect to the
 /// prediction, in the prediction's shape.
-pub(super) fn loss(noised: &[&Noised], prediction: &Tensor) -> Result<(f64, Tensor)> {
-    let predicted: Vec<f32> = prediction.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    let count: usize = noised.iter().map(|n| n.target.len()).sum();
-    ensure!(
-        predicted.len() == count,
-        "the UNet gave {} numbers for {count}",
-        predicted.len()
-    );
-    let mut gradient = Vec::with_capacity(count);
-    let (mut sum, mut rest) = (0.0, &predicted[..]);
-    for picture in noised {
-        let (mine, after) = rest.split_at(picture.target.len());
-        rest = after;
-        let scale = picture.weight / picture.target.len() as f64;
-        let mut squares = 0.0;
-        for (&predicted, &target) in mine.iter().zip(&picture.target) {
-            let error = f64::from(predicted) - f64::from(target);
-            squares += error * error;
-            gradient.push((2.0 * scale * error) as f32);
-        }
-        sum += scale * squares;
-    }
-    let gradient = Tensor::from_vec(gradient, prediction.shape(), prediction.device())?;
-    Ok((sum, gradient))
+pub(super) fn loss(noised: &[&Noised], prediction: &Tensor) -> Result<(LossSum, Tensor)> {
+    let pictures: Vec<Wanted<'_>> = noised
+        .iter()
+        .map(|picture| Wanted {
+            target: &picture.target,
+            weight: picture.weight,
+        })
+        .collect();
+    Ok(squared_errors(prediction, &pictures)?)
 }

@@ -7,6 +7,7 @@
 #include "../images.cu"
 #include "../loss.cu"
 #include "../norm.cu"
+#include "../optimizer.cu"
 #include "../pointwise.cu"
 
 #define NUMBER bf16
