@@ -225,7 +225,7 @@ fn suggestion() -> Suggestion {
         base: "llama, 135M in Q4_1, 30 layers, made for 8,192 tokens".into(),
         data: "480 records (messages), 38.2k tokens, 20.1k trained on".into(),
         quantised: true,
-        sequence_len: advice(256, Why::Longest { tokens: 212 }),
+        row: Row::Tokens(advice(256, Why::Longest { tokens: 212 })),
         batch_size: advice(
             4,
             Why::Fits {

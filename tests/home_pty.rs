@@ -119,6 +119,47 @@ fn new_yes_writes_the_defaults_without_questions_and_never_over_a_file() {
 }
 
 #[test]
+fn new_writes_an_image_run_by_itself_and_in_the_form() {
+    let scratch = house(LONG);
+    let data = program::repository().join("configs/demo_image");
+    let data = data.to_str().unwrap();
+    let sources = ["--base", "builtin:tiny-sd", "--data", data];
+    let mut arguments = vec!["new", "--yes"];
+    arguments.extend(sources);
+    let out = scratch.output(&arguments);
+    assert!(out.status.success(), "{}", text(&out));
+    let written = scratch.folder.path().join("configs/demo_image.yaml");
+    let yaml = fs::read_to_string(&written).unwrap();
+    for line in [
+        "# the base was made for pictures of 64x64\nresolution: 64\n",
+        "\nlearning_rate: 1e-4\n",
+        "\nbuckets: true\n",
+        "\nexport_formats: [kohya, diffusers]\n",
+        "--d 42\"]\n",
+    ] {
+        assert!(yaml.contains(line), "{line}: {yaml}");
+    }
+    assert!(!yaml.contains("sequence_len"), "{yaml}");
+    let out = scratch.output(&["check", written.to_str().unwrap()]);
+    assert!(out.status.success(), "{}", text(&out));
+    fs::remove_file(&written).unwrap();
+
+    let mut arguments = vec!["new"];
+    arguments.extend(sources);
+    let mut form = Terminal::open(&scratch, 120, 40, &arguments);
+    form.wait_for("pictures of 64x64");
+    form.wait_until("the check", |s| {
+        s.contains("no problem") || s.contains("warning")
+    });
+    for part in ["resolution", "trigger_word", "what fits", "encoding"] {
+        form.wait_for(part);
+    }
+    form.keys("\x13");
+    assert_eq!(form.ends_within(Duration::from_secs(10)), 0);
+    assert_eq!(fs::read_to_string(&written).unwrap(), yaml);
+}
+
+#[test]
 fn a_lost_terminal_ends_home() {
     let scratch = house(LONG);
     let mut home = Terminal::open(&scratch, 80, 24, &[]);

@@ -184,4 +184,15 @@ impl Deck {
     pub fn sent(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
+
+    /// The runner answers the query that was asked last.
+    pub fn answer(&mut self, reply: Reply) {
+        let mut queries = self.sent().into_iter().filter_map(|a| match a {
+            Action::Query(query) => Some(query),
+            _ => None,
+        });
+        let query = queries.next_back().expect("nothing was asked");
+        self.send(Msg::Asked { id: 77, query });
+        self.send(Msg::Update(Update::Reply { id: 77, reply }));
+    }
 }

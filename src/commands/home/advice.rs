@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 
 use super::super::check::examine::available_memory;
+use super::advice_images::advise_images;
 use crate::config::{self, LoadedConfig, TaskType};
 use crate::data;
 use crate::model::{self, Description, memory_estimate};
 use crate::protocol::DataStatistics;
-use crate::ui::home::desk::{Advice, Suggestion, Why};
+use crate::ui::home::desk::{Advice, Row, Suggestion, Why};
 use crate::ui::text;
 
 /// Longest row that is suggested without being asked for.
@@ -18,37 +19,43 @@ const LENGTH: u64 = 2048;
 /// Records of a step that are suggested.
 const STEP: u64 = 8;
 /// Batch sizes that are tried, largest first.
-const BATCHES: [u64; 4] = [8, 4, 2, 1];
+pub(super) const BATCHES: [u64; 4] = [8, 4, 2, 1];
 /// Share of the machine's memory that a suggestion may fill.
-const SAFE: f64 = 0.8;
+pub(super) const SAFE: f64 = 0.8;
 
 /// Reads base and data.
 ///
 /// # Errors
 /// One of them cannot be read: one sentence.
 pub fn advise(base: &str, data: &str) -> Result<Suggestion> {
-    let scratch = Scratch::new(&format!(
-        "base_model: {}\ntrain_data_dir: {}\nsequence_len: 1048576\n",
+    let sources = format!(
+        "base_model: {}\ntrain_data_dir: {}\n",
         yaml(base),
         yaml(data)
-    ))?;
-    let loaded = config::load(&scratch.0, &[]).map_err(|problems| {
-        let first = problems.into_iter().next();
-        anyhow!(first.map_or_else(String::new, |p| format!("{}; {}", p.message, p.fix)))
-    })?;
+    );
+    let loaded = load(&sources)?;
     if loaded.config.task_type == TaskType::TextToImage {
-        return Err(anyhow!("write the values of an image run yourself"));
+        return advise_images(&sources, &loaded.config.base_model);
     }
+    let loaded = load(&format!("{sources}sequence_len: 1048576\n"))?;
     let described = model::describe(&loaded.config.base_model)?;
     let tokenizer = model::open_tokenizer(&loaded.config.base_model)?;
     let dataset = data::load(&loaded.config, &tokenizer)?;
     Ok(suggest(&loaded, &described, &dataset.statistics))
 }
 
+pub(super) fn load(text: &str) -> Result<LoadedConfig> {
+    let scratch = Scratch::new(text)?;
+    config::load(&scratch.0, &[]).map_err(|problems| {
+        let first = problems.into_iter().next();
+        anyhow!(first.map_or_else(String::new, |p| format!("{}; {}", p.message, p.fix)))
+    })
+}
+
 fn suggest(loaded: &LoadedConfig, base: &Description, data: &DataStatistics) -> Suggestion {
     let records = data.train_records + data.eval_records;
-    let sequence_len = length(base, data);
-    let row = data.max_length.min(sequence_len.value);
+    let length = length(base, data);
+    let row = data.max_length.min(length.value);
     let batch_size = batch(base, data, row);
     let per_step = STEP.min(data.train_records.max(1));
     let accumulation = (per_step / batch_size.value).max(1);
@@ -82,7 +89,7 @@ fn suggest(loaded: &LoadedConfig, base: &Description, data: &DataStatistics) -> 
             text::short(data.trained_tokens as f64)
         ),
         quantised: base.dtype.starts_with('Q'),
-        sequence_len,
+        row: Row::Tokens(length),
         gradient_accumulation_steps: Advice {
             value: accumulation,
             why: Why::StepOf {

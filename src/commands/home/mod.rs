@@ -1,6 +1,7 @@
 //! `loradeck` alone: home, and the decks opened from it.
 
 mod advice;
+mod advice_images;
 mod desk;
 mod places;
 

@@ -3,31 +3,41 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::model::diffusion::is_image_base;
+
 /// Most that are offered.
 const MOST: usize = 40;
 /// How deep below `./models` bases are looked for.
 const DEPTH: usize = 3;
-const DATA: [&str; 4] = ["jsonl", "json", "csv", "txt"];
+const DATA: [&str; 9] = [
+    "jsonl", "json", "csv", "txt", "png", "jpg", "jpeg", "webp", "bmp",
+];
 
-/// Bases below `./models`, and the built-in one.
+/// Bases below `./models`, and the built-in ones.
 pub fn bases() -> Vec<String> {
     let mut found = Vec::new();
     bases_in(Path::new("./models"), DEPTH, &mut found);
     found.sort();
     found.truncate(MOST);
     found.push("builtin:tiny-llama".to_owned());
+    found.push("builtin:tiny-sd".to_owned());
     found
 }
 
 fn bases_in(folder: &Path, depth: usize, found: &mut Vec<String>) {
-    if folder.join("config.json").is_file() {
+    if ["config.json", "model_index.json"]
+        .iter()
+        .any(|name| folder.join(name).is_file())
+    {
         found.push(folder.display().to_string());
         return;
     }
     for path in entries(folder) {
         if path.is_dir() && depth > 1 {
             bases_in(&path, depth - 1, found);
-        } else if has_extension(&path, &["gguf"]) && path.is_file() {
+        } else if (has_extension(&path, &["gguf"]) && path.is_file())
+            || path.to_str().is_some_and(is_image_base)
+        {
             found.push(path.display().to_string());
         }
     }
@@ -39,7 +49,9 @@ pub fn data() -> Vec<String> {
     for folder in ["./data", "./configs"] {
         for path in entries(Path::new(folder)) {
             let holds_data = || entries(&path).iter().any(|p| has_extension(p, &DATA));
-            if (path.is_file() && has_extension(&path, &DATA)) || (path.is_dir() && holds_data()) {
+            if (path.is_file() && has_extension(&path, &DATA[..4]))
+                || (path.is_dir() && holds_data())
+            {
                 found.push(path.display().to_string());
             }
         }

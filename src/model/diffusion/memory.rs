@@ -296,4 +296,34 @@ mod tests {
         let half = estimate(|t| t.device_bytes = Some(2));
         assert_eq!(2 * half.activations, all.activations);
     }
+
+    /// The peaks (VmHWM) of runs with pictures of a side, batch 1 and rank 8, on the CPU, on the f32
+    /// checkpoint of tests/tools/make_full_checkpoint.py.
+    #[test]
+    fn the_peaks_measured_at_full_size_are_foreseen_within_a_tenth() {
+        let mut base = super::super::published::base(Kind::Sd1);
+        base.bytes = 4 * base.parameters;
+        let names = ["to_q", "to_k", "to_v", "to_out.0"].map(str::to_owned);
+        let targets = super::super::match_image_targets(&base, false, &names, false).unwrap();
+        let parameters = targets
+            .iter()
+            .map(|t| 8 * (t.inputs + t.outputs) as u64)
+            .sum();
+        let modules: BTreeSet<String> = targets.into_iter().map(|target| target.module).collect();
+        for (side, recompute, kibibytes) in [(256, false, 4_108_576), (512, true, 3_837_260)] {
+            let training = Training {
+                modules: &modules,
+                parameters,
+                images: 1,
+                bucket: (side, side),
+                sample: None,
+                recompute,
+                train_text_encoder: false,
+                device_bytes: None,
+            };
+            let estimated = memory_estimate(&base, &training).total() as f64;
+            let ratio = estimated / (1024.0 * f64::from(kibibytes));
+            assert!((0.9..1.1).contains(&ratio), "{side}: {ratio}");
+        }
+    }
 }

@@ -239,6 +239,23 @@ pub enum Why {
     Records { records: u64 },
     /// So many times during the run.
     Times { times: u64 },
+    /// The base was made for pictures of this side.
+    Side { side: u64 },
+    /// The data has so many pictures, and each step of all is worth so many.
+    Pictures { pictures: u64, seen: u64 },
+}
+
+/// How long rows of text, or how large pictures should be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    Tokens(Advice<u64>),
+    Pixels {
+        resolution: Advice<u64>,
+        /// The words that call the adapter, where data or folder tell some.
+        trigger_word: Option<String>,
+        /// Whether not even a single picture fits without computing activations again.
+        recompute: bool,
+    },
 }
 
 /// What a run on some base and data should be given.
@@ -250,13 +267,13 @@ pub struct Suggestion {
     pub data: String,
     /// Whether the base's weights are quantised.
     pub quantised: bool,
-    pub sequence_len: Advice<u64>,
+    pub row: Row,
     pub batch_size: Advice<u64>,
     pub gradient_accumulation_steps: Advice<u64>,
     pub epochs: Advice<u64>,
     pub eval_steps: Advice<u64>,
     pub save_steps: Advice<u64>,
-    /// A question out of the data.
+    /// A question or a caption out of the data.
     pub prompt: Option<String>,
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::desk::{Advice, Checked, Suggestion, Why};
+use super::desk::{Advice, Checked, Row, Suggestion, Why};
 use crate::ui::lang::Lang;
 use crate::ui::text;
 
@@ -20,6 +20,8 @@ pub enum Field {
     Batch,
     Accumulation,
     Length,
+    Resolution,
+    Trigger,
     Rate,
     Eval,
     Save,
@@ -28,7 +30,7 @@ pub enum Field {
 }
 
 impl Field {
-    pub const ALL: [Field; 14] = [
+    pub const ALL: [Field; 16] = [
         Field::File,
         Field::Base,
         Field::Data,
@@ -38,6 +40,8 @@ impl Field {
         Field::Batch,
         Field::Accumulation,
         Field::Length,
+        Field::Resolution,
+        Field::Trigger,
         Field::Rate,
         Field::Eval,
         Field::Save,
@@ -64,6 +68,8 @@ impl Field {
             Field::Batch => "batch_size",
             Field::Accumulation => "gradient_accumulation_steps",
             Field::Length => "sequence_len",
+            Field::Resolution => "resolution",
+            Field::Trigger => "trigger_word",
             Field::Rate => "learning_rate",
             Field::Eval => "eval_steps",
             Field::Save => "save_steps",
@@ -72,6 +78,9 @@ impl Field {
         }
     }
 }
+
+/// The field's usual rate for image models.
+const IMAGE_RATE: &str = "1e-4";
 
 /// What one of [`METHODS`] writes, line by line.
 type MethodLines = &'static [&'static str];
@@ -190,8 +199,20 @@ impl Form {
     /// Takes the advice for base and data.
     pub fn advise(&mut self, suggestion: Result<Suggestion, String>) {
         if let Ok(s) = &suggestion {
+            let (row, trigger) = match &s.row {
+                Row::Tokens(length) => ((Field::Length, length.value), None),
+                Row::Pixels {
+                    resolution,
+                    trigger_word,
+                    ..
+                } => {
+                    self.set(Field::Rate, IMAGE_RATE);
+                    ((Field::Resolution, resolution.value), trigger_word.clone())
+                }
+            };
+            self.set(Field::Trigger, trigger.unwrap_or_default());
             let numbers = [
-                (Field::Length, s.sequence_len.value),
+                row,
                 (Field::Batch, s.batch_size.value),
                 (Field::Accumulation, s.gradient_accumulation_steps.value),
                 (Field::Epochs, s.epochs.value),
@@ -205,7 +226,34 @@ impl Form {
             self.set(Field::Prompt, prompt);
         }
         self.suggestion = Some(suggestion);
+        if !self.methods().any(|name| name == self.value(Field::Method)) {
+            self.values[Field::Method as usize] = METHODS[0].0.to_owned();
+        }
         self.generation += 1;
+    }
+
+    /// Whether base and data are those of an image run.
+    pub fn has_images(&self) -> bool {
+        self.good()
+            .is_some_and(|s| matches!(s.row, Row::Pixels { .. }))
+    }
+
+    /// The fields that such a run has.
+    pub fn fields(&self) -> Vec<Field> {
+        let hidden: &[Field] = match self.has_images() {
+            true => &[Field::Length],
+            false => &[Field::Resolution, Field::Trigger],
+        };
+        let mut fields = Field::ALL.to_vec();
+        fields.retain(|field| !hidden.contains(field));
+        fields
+    }
+
+    /// The names of the methods that the base can be trained with.
+    fn methods(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let images = self.has_images();
+        let names = METHODS.iter().map(|(name, _)| *name);
+        names.filter(move |name| !images || *name != "DoRA")
     }
 
     /// File and run folder are named after the data.
@@ -229,6 +277,7 @@ impl Form {
             let found = self.good().map(pick);
             found.map_or_else(String::new, |a| why(lang, &a.why))
         };
+        let images = self.has_images();
         match field {
             Field::File => lang.why_file().into(),
             Field::Base => self
@@ -239,6 +288,7 @@ impl Form {
                 .map_or_else(|| lang.why_data().into(), |s| s.data.clone()),
             Field::Method => match self.method() {
                 0 => lang.method_lora(),
+                1 if images => lang.method_all_image(),
                 1 => lang.method_all(),
                 2 => lang.method_dora(),
                 3 => lang.method_rs(),
@@ -246,13 +296,19 @@ impl Form {
             }
             .into(),
             Field::Rank => lang.why_rank().into(),
+            Field::Rate if images => lang.why_rate_image().into(),
             Field::Rate => lang.why_rate().into(),
+            Field::Trigger => lang.why_trigger().into(),
             Field::Output => lang.why_output().into(),
+            Field::Prompt if images => lang.why_prompt_image().into(),
             Field::Prompt => lang.why_prompt().into(),
             Field::Epochs => advice(|s| &s.epochs),
             Field::Batch => advice(|s| &s.batch_size),
             Field::Accumulation => advice(|s| &s.gradient_accumulation_steps),
-            Field::Length => advice(|s| &s.sequence_len),
+            Field::Length | Field::Resolution => advice(|s| match &s.row {
+                Row::Tokens(advice) => advice,
+                Row::Pixels { resolution, .. } => resolution,
+            }),
             Field::Eval => advice(|s| &s.eval_steps),
             Field::Save => advice(|s| &s.save_steps),
         }
@@ -269,11 +325,12 @@ impl Form {
         match field {
             Field::Base => self.bases.clone(),
             Field::Data => self.data.clone(),
-            Field::Method => METHODS.iter().map(|(n, _)| (*n).to_owned()).collect(),
+            Field::Method => self.methods().map(str::to_owned).collect(),
             Field::Rank => words(&["4", "8", "16", "32", "64", "128"]),
             Field::Epochs => words(&["1", "2", "3", "5", "10", "20"]),
             Field::Batch => words(&["1", "2", "4", "8", "16", "32"]),
             Field::Accumulation => words(&["1", "2", "4", "8", "16", "32"]),
+            Field::Resolution => words(&["256", "384", "512", "640", "768", "1024"]),
             Field::Length => words(&["128", "256", "512", "1024", "2048", "4096", "8192"]),
             Field::Rate => words(&["5e-5", "1e-4", "2e-4", "5e-4", "1e-3"]),
             _ => Vec::new(),
@@ -282,7 +339,8 @@ impl Form {
 
     /// Takes a key.
     pub fn key(&mut self, key: KeyEvent) -> Step {
-        let last = Field::ALL.len() - 1;
+        let fields = self.fields();
+        let last = fields.len() - 1;
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         match (key.code, self.place) {
             (KeyCode::Esc, _) => Step::Close,
@@ -305,15 +363,17 @@ impl Form {
             (KeyCode::Enter, Place::Button(b)) => Step::Press(Button::ALL[b]),
             (_, Place::Button(_)) => Step::Stay,
             (code, Place::Field(i)) => {
-                let field = Field::ALL[i];
-                let before = self.values[i].clone();
+                let Some(&field) = fields.get(i) else {
+                    return self.go(Place::Field(last));
+                };
+                let before = self.value(field).to_owned();
                 match code {
                     KeyCode::Left => self.choose(field, -1),
                     KeyCode::Right => self.choose(field, 1),
                     _ if field == Field::Method => {}
-                    _ => super::keys::edit(&mut self.values[i], key),
+                    _ => super::keys::edit(&mut self.values[field as usize], key),
                 }
-                self.changed(i, &before)
+                self.changed(field, &before)
             }
         }
     }
@@ -323,12 +383,13 @@ impl Form {
         let Place::Field(i) = self.place else {
             return Step::Stay;
         };
-        if Field::ALL[i] == Field::Method {
+        let field = self.fields().get(i).copied();
+        let Some(field) = field.filter(|field| *field != Field::Method) else {
             return Step::Stay;
-        }
-        let before = self.values[i].clone();
-        self.values[i].push_str(text::one_line(pasted).trim());
-        self.changed(i, &before)
+        };
+        let before = self.value(field).to_owned();
+        self.values[field as usize].push_str(text::one_line(pasted).trim());
+        self.changed(field, &before)
     }
 
     fn go(&mut self, place: Place) -> Step {
@@ -336,14 +397,14 @@ impl Form {
         Step::Stay
     }
 
-    fn changed(&mut self, i: usize, before: &str) -> Step {
-        if self.values[i] == before {
+    fn changed(&mut self, field: Field, before: &str) -> Step {
+        if self.value(field) == before {
             return Step::Stay;
         }
-        self.own[i] = true;
+        self.own[field as usize] = true;
         self.generation += 1;
         self.checking = true;
-        match Field::ALL[i] {
+        match field {
             Field::Base | Field::Data => {
                 self.name_after_data();
                 self.suggestion = None;
@@ -405,6 +466,10 @@ fn why(lang: Lang, why: &Why) -> String {
         Why::StepOf { records } => lang.why_step_of(text::count(*records)),
         Why::Records { records } => lang.why_records(text::count(*records)),
         Why::Times { times } => lang.why_times(times),
+        Why::Side { side } => lang.why_side(side),
+        Why::Pictures { pictures, seen } => {
+            lang.why_pictures(text::count(*pictures), text::count(*seen))
+        }
     }
 }
 

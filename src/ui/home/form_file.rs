@@ -1,5 +1,6 @@
 //! The file that a form writes: YAML with a reason above every key.
 
+use super::desk::{Row, Suggestion};
 use super::form::{Field, Form, METHODS};
 
 impl Form {
@@ -7,7 +8,7 @@ impl Form {
     pub fn yaml(&self) -> String {
         let lang = self.lang;
         let mut out = format!("# {}\n", lang.file_intro());
-        for field in Field::ALL {
+        for field in self.fields() {
             let value = self.value(field).trim();
             match field {
                 Field::File => continue,
@@ -33,10 +34,25 @@ impl Form {
             }
             let value = match field {
                 Field::Prompt => format!("[{}]", quoted(value)),
+                Field::Trigger => quoted(value),
                 Field::Base | Field::Data | Field::Output => plain_or_quoted(value),
                 _ => value.to_owned(),
             };
             out += &format!("{}: {value}\n", field.key());
+        }
+        if let Some(Ok(Suggestion {
+            row: Row::Pixels { recompute, .. },
+            ..
+        })) = &self.suggestion
+        {
+            let mut line = |why: &str, line: &str| out += &format!("\n# {why}\n{line}\n");
+            if *recompute {
+                line(lang.why_recompute(), "gradient_checkpointing: true");
+            }
+            line(lang.why_buckets(), "buckets: true");
+            line(lang.why_snr(), "min_snr_gamma: 5");
+            line(lang.why_cache(), "cache_latents: true");
+            line(lang.why_formats(), "export_formats: [kohya, diffusers]");
         }
         out
     }

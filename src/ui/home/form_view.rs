@@ -77,8 +77,9 @@ fn draw_fields(home: &Home, form: &Form, area: Rect, buf: &mut Buffer) {
     // Where there is room every field has its reason below it; else only the one with the cursor.
     let mut lines: Vec<Line> = Vec::new();
     let mut cursor = 0;
-    let roomy = usize::from(area.height) >= Field::ALL.len() * 2 + 3;
-    for (i, field) in Field::ALL.into_iter().enumerate() {
+    let fields = form.fields();
+    let roomy = usize::from(area.height) >= fields.len() * 2 + 3;
+    for (i, field) in fields.into_iter().enumerate() {
         let chosen = form.place == Place::Field(i);
         if chosen {
             cursor = lines.len();
@@ -248,7 +249,7 @@ fn check_lines(home: &Home, form: &Form, columns: usize) -> Vec<Line<'static>> {
 fn draw_text(theme: &Theme, form: &Form, area: Rect, buf: &mut Buffer) {
     let text = form.yaml();
     let chosen = match form.place {
-        Place::Field(i) => Field::ALL[i].label(form.lang),
+        Place::Field(i) => form.fields().get(i).map_or("", |f| f.label(form.lang)),
         Place::Button(_) => "",
     };
     let all: Vec<&str> = text.lines().collect();

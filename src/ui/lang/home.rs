@@ -104,11 +104,20 @@ words! {
     fit_exceeds: "will not fit", "放不下";
     why_unknown: "the machine does not tell how much memory it has", "无法得知本机内存";
     why_rank: "numbers per row of A and B: more learns more, and takes more", "A 和 B 的秩：越大容量越大，占用也越多";
+    method_all_image: "LoRA on the whole transformers: attention, feed-forward, projections; more to learn with, slower", "整个 Transformer 上的 LoRA：注意力、前馈、投影；容量更大，更慢";
+    why_rate_image: "the field's usual rate for LoRA on image models", "图像模型 LoRA 的常用学习率";
+    why_trigger: "the words that call the adapter, put first in captions that lack them; may stay empty", "调用适配器的触发词，加在缺少它的描述之前；可留空";
+    why_prompt_image: "drawn now and then, beside the bare base's picture; --d is the seed, --s the steps", "不时绘制，与原始基座的图片并列；--d 为种子，--s 为步数";
+    why_recompute: "activations are computed again in the backward: without, not even one picture fits", "反向时重新计算激活：否则一张图片也放不下";
+    why_buckets: "pictures of like shape are trained together, and nothing is cut to squares", "形状相近的图片一起训练，不裁成方形";
+    why_snr: "timesteps count more evenly (Min-SNR, arXiv:2303.09556)", "各时间步的权重更均匀（Min-SNR，arXiv:2303.09556）";
+    why_cache: "latents and captions are encoded once, and shared with other runs", "潜变量与描述只编码一次，并与其他运行共享";
+    why_formats: "for AUTOMATIC1111, Forge and ComfyUI; for diffusers", "用于 AUTOMATIC1111、Forge 和 ComfyUI；用于 diffusers";
     why_rate: "the field's usual rate for LoRA", "LoRA 的常用学习率";
     why_output: "the run folder: checkpoints, samples, exports", "运行目录：检查点、样例、导出";
     why_file: "where this config is written", "配置写入的位置";
-    why_base: "a Hugging Face folder, a .gguf file, or builtin:tiny-llama", "Hugging Face 目录、.gguf 文件或 builtin:tiny-llama";
-    why_data: "a .jsonl, .json, .csv or .txt file, or a folder of them", ".jsonl、.json、.csv 或 .txt 文件，或其目录";
+    why_base: "a Hugging Face or diffusers folder, a .gguf file, a .safetensors checkpoint of Stable Diffusion, or builtin:tiny-llama", "Hugging Face 或 diffusers 目录、.gguf 文件、Stable Diffusion 的 .safetensors，或 builtin:tiny-llama";
+    why_data: "a .jsonl, .json, .csv or .txt file, a folder of them, or one of pictures", ".jsonl、.json、.csv 或 .txt 文件，其目录，或图片目录";
     why_prompt: "answered during the run, with and without the adapter", "训练中会用有无适配器两种方式回答";
     file_intro: "Written by `loradeck new`. `loradeck check` checks it and prints every other key's default.", "由 `loradeck new` 写成。`loradeck check` 会检查它并打印其余键的默认值。";
 
@@ -151,6 +160,8 @@ sentences! {
     why_fits_more(bytes, available, more): "takes about {bytes} of the {available} this machine can give; twice as many would take {more}", "约占 {bytes}，本机可用 {available}；加倍则需 {more}";
     why_step_of(records): "{records} records a step", "每步 {records} 条记录";
     why_records(records): "for {records} records", "针对 {records} 条记录";
+    why_side(side): "the base was made for pictures of {side}x{side}", "基座为 {side}x{side} 的图片而训练";
+    why_pictures(pictures, seen): "for {pictures} pictures: about {seen} are seen in all", "针对 {pictures} 张图片：共约看 {seen} 张次";
     why_times(times): "about {times} times during the run", "训练中约 {times} 次";
     the_base_is(base): "The base: {base}", "基座：{base}";
     the_data_is(data): "The data: {data}", "数据：{data}";

@@ -113,6 +113,7 @@ sentences! {
     export_at(step): "export, step {step}", "导出，第 {step} 步";
     steps_not_saved(n): "{n} steps not saved", "{n} 步未保存";
     seed(seed): "seed {seed}", "种子 {seed}";
+    rows_below(arrow, n): "{arrow} {n} more", "{arrow} 下方还有 {n} 行";
     newer_lines(arrow, n): "{arrow} {n} newer", "{arrow} 另有 {n} 行更新";
 }
 

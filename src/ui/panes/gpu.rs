@@ -4,9 +4,10 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::{bar, fine_bar, labelled};
+use super::{Segment, bar, fine_bar, labelled};
 use crate::protocol::{GpuReading, GpuStatus};
 use crate::ui::app::App;
+use crate::ui::layout::Pane;
 use crate::ui::text;
 use crate::ui::theme::{Role, Theme};
 
@@ -60,6 +61,19 @@ pub fn lines(app: &App, theme: &Theme, area: Rect) -> Vec<Line<'static>> {
                 .collect()
         }
     }
+}
+
+/// How many rows lie below, where not all devices have one.
+pub fn info(app: &App, theme: &Theme) -> Vec<Segment> {
+    let Some((lines, rows)) = super::extent(app, Pane::Gpu) else {
+        return Vec::new();
+    };
+    let below = lines.saturating_sub(rows + app.view.scroll(Pane::Gpu));
+    if below == 0 {
+        return Vec::new();
+    }
+    let text = app.lang.rows_below(theme.glyphs.down, below);
+    vec![vec![Span::styled(text, theme[Role::Warning])]]
 }
 
 fn face(

@@ -108,7 +108,8 @@ fn info(app: &App, theme: &Theme, pane: Pane) -> Vec<Segment> {
         Pane::Samples => samples::info(app, theme),
         Pane::Checkpoints => checkpoints::info(app, theme),
         Pane::Log => log::info(app, theme),
-        Pane::Gpu | Pane::Host => Vec::new(),
+        Pane::Gpu => gpu::info(app, theme),
+        Pane::Host => Vec::new(),
     }
 }
 

@@ -237,7 +237,7 @@ fn tile(
     for (place, shown) in pictures.iter().enumerate() {
         let seed = seed(app, words_and_options(&sample.prompt).1);
         let told = seed.filter(|_| place == last);
-        let told = told.map_or_else(String::new, |seed| format!(" {}", app.lang.seed(seed)));
+        let told = told.map_or_else(String::new, |seed| format!("  {}", app.lang.seed(seed)));
         let head = truncate(&shown.head, grid.columns, ellipsis);
         let rest = grid.columns - text::width(&head);
         let told = match text::width(&told) > rest {

@@ -16,7 +16,7 @@ fn form() -> Form {
         base: "llama, 135M parameters in Q4_1".into(),
         data: "144 records".into(),
         quantised: true,
-        sequence_len: advice(256, Why::Longest { tokens: 212 }),
+        row: Row::Tokens(advice(256, Why::Longest { tokens: 212 })),
         batch_size: advice(
             4,
             Why::Fits {
