@@ -99,8 +99,8 @@ fn trigger_word(data: &ImageDataset, found: &ImageStatistics) -> Option<String> 
 
 /// The first caption, with a seed.
 fn prompt(data: &ImageDataset) -> Option<String> {
-    let captions = data.items.iter().map(|item| item.caption.trim());
-    let caption = captions.filter(|caption| !caption.is_empty()).next()?;
+    let mut captions = data.items.iter().map(|item| item.caption.trim());
+    let caption = captions.find(|caption| !caption.is_empty())?;
     Some(format!("{} --d 42", caption.replace(" --", " ")))
 }
 
