@@ -205,7 +205,7 @@ impl Tokenizer {
 
 /// `tokenizer.json`. The library takes for granted that its text is JSON and that a normaliser's table
 /// is one, and panics where they are not; so they are looked at first.
-fn parse(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+pub(super) fn parse(text: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
     let json: Value = serde_json::from_str(text)?;
     check_tables(&json["normalizer"])?;
     contained(|| text.parse())

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::input_error;
 use crate::model::source::read_text;
+use crate::model::tokenizer;
 
 /// Ids of a chunk: begin, text, end.
 pub const CHUNK: usize = 77;
@@ -94,8 +95,7 @@ impl ClipTokenizer {
 
     /// From `tokenizer.json`.
     fn from_json(text: &str, file: &str) -> Result<Self> {
-        let mut inner: tokenizers::Tokenizer = text
-            .parse()
+        let mut inner = tokenizer::parse(text)
             .map_err(|e| input_error(format!("{file} is no tokenizer: {e}")))?;
         inner.with_padding(None);
         inner
