@@ -1,7 +1,9 @@
 //! Text to token ids and back.
 
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
+use std::sync::Once;
 
 use anyhow::{Result, anyhow};
 use serde_json::Value;
@@ -220,9 +222,22 @@ fn check_tables(normalizer: &Value) -> tokenizers::Result<()> {
 }
 
 /// What the library does with a vocabulary or table that someone else made: should it panic, that is an
-/// error of the file.
+/// error of the file, of which nothing else is printed.
 fn contained<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it is damaged".into()))
+    thread_local!(static CONTAINED: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !CONTAINED.get() {
+                print(info);
+            }
+        }));
+    });
+    CONTAINED.set(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    CONTAINED.set(false);
+    done.unwrap_or_else(|_| Err("it is damaged".into()))
 }
 
 /// The format that LLaMA 2 Chat was trained with: `chat_completion` of Meta's `generation.py`.
